@@ -1,0 +1,62 @@
+# Every verb of the project. `make help` explains them; CI calls the same ones.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# uv itself, hashed; everything else comes from the locks that it installs.
+BOOTSTRAP := requirements/bootstrap.txt
+LOCK := requirements/dev.txt
+STAMP := $(VENV)/.installed
+export BENTOML_DO_NOT_TRACK := true
+export PYTHONWARNINGS ?= default
+
+.PHONY: help install run fit lint fmt types imports unit check test lock clean
+
+help:  ## explain the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## everything into .venv, from the hashed locks
+
+$(STAMP): $(LOCK) $(BOOTSTRAP)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"candor needs Python 3.11 or newer, and {sys.executable} is {v.major}.{v.minor}; try make PYTHON=python3.12")'
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(BOOTSTRAP)
+	@echo "installing $(LOCK) (6 GB the first time, most of it CUDA libraries)"
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes $(LOCK)
+	@touch $@
+
+run: install  ## set up, train the sample once, and serve on 127.0.0.1:3000
+	@$(BIN)/python -m training quickstart
+	@CANDOR_DEFAULT_MODEL=$${CANDOR_DEFAULT_MODEL:-imagenet} exec $(BIN)/python -m service
+
+fit: install  ## fine-tune on your own images: make fit DATA=~/photos NAME=birds [ARGS="--epochs 8"]
+	@test -n "$(DATA)" -a -n "$(NAME)" || { echo 'usage: make fit DATA=~/photos NAME=birds'; exit 2; }
+	@$(BIN)/python -m training fit $(DATA) --name $(NAME) $(ARGS)
+
+fmt: install  ## format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix-only --quiet .
+
+lint: install  ## ruff: style and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
+
+types: install  ## mypy --strict on models and service, mypy on training
+	@$(BIN)/mypy models service training
+
+imports: install  ## import-linter: who may import whom
+	@$(BIN)/lint-imports
+
+unit: install  ## unit and contract tests
+	@$(BIN)/pytest tests/unit tests/contract
+
+check: lint types imports unit  ## what every change must pass, in under 4 minutes
+
+test: lint types imports  ## check, then end-to-end and fault tests
+	@$(BIN)/pytest tests
+
+lock: install  ## resolve the dependency groups into hashed locks again
+	@cd requirements && ./compile ../$(UV)
+
+clean:  ## remove the environment and all state (trained models too)
+	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache

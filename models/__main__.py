@@ -1,0 +1,90 @@
+"""`python -m models`: look at the registry and move its aliases.
+
+Exit 0; 2 when what was asked for cannot be done, with one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from models import artifact
+from models.errors import ContractError
+from models.manifest import summary
+from models.registry import Registry, parse_reference
+from models.settings import read_home_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        registry = Registry(read_home_settings().registry_root)
+        _COMMANDS[options.command](registry, options)
+    except ContractError as err:
+        sys.stderr.write(f"{err}\n")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m models", description="Look at the registry and move its aliases.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="names, versions, and which is in production")
+    listing.add_argument("name", nargs="?")
+    for command, text in (
+        ("show", "the manifest of a version, as JSON"),
+        ("verify", "hash every file of a version"),
+        ("promote", "point production at NAME:N"),
+    ):
+        commands.add_parser(command, help=text).add_argument("reference", metavar="NAME:N")
+    commands.add_parser("rollback", help="point production at the version before it").add_argument("name")
+    return parser
+
+
+def _list(registry: Registry, options: argparse.Namespace) -> None:
+    names = [options.name] if options.name else registry.names()
+    for name in names:
+        aliases = registry.aliases(name)
+        for version in registry.versions(name):
+            card = summary(registry.manifest(name, version))
+            marks = [alias for alias in ("production", "candidate") if getattr(aliases, alias) == version]
+            scores = "" if card["accuracy"] is None else f"accuracy {card['accuracy']:.3f}  nll {card['nll']:.3f}"
+            line = f"{name}:{version:<5} {card['backbone']:24} {card['labels']:>5} labels  {scores:32} {' '.join(marks)}"
+            sys.stdout.write(line.rstrip() + "\n")
+
+
+def _show(registry: Registry, options: argparse.Namespace) -> None:
+    name, version = registry.resolve(options.reference)
+    manifest = registry.manifest(name, version)
+    sys.stdout.write(json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+
+
+def _verify(registry: Registry, options: argparse.Namespace) -> None:
+    manifest = artifact.verify(registry.path(*registry.resolve(options.reference)))
+    sys.stdout.write(f"{manifest.reference}: {len(manifest.files)} files match their sha256\n")
+
+
+def _promote(registry: Registry, options: argparse.Namespace) -> None:
+    name, version = parse_reference(options.reference)
+    if version is None:
+        raise ContractError(f"say which version of {name}: {name}:N, one of {registry.versions(name)}")
+    before = registry.aliases(name).production
+    registry.promote(name, version)
+    sys.stdout.write(
+        f"{name}: production is {version}" + (" (it was already)" if before == version else f" (was {before})") + "\n"
+    )
+
+
+def _rollback(registry: Registry, options: argparse.Namespace) -> None:
+    before = registry.aliases(options.name).production
+    after = registry.rollback(options.name)
+    sys.stdout.write(f"{options.name}: production is {after.production} (was {before})\n")
+
+
+_COMMANDS = {"list": _list, "show": _show, "verify": _verify, "promote": _promote, "rollback": _rollback}
+
+if __name__ == "__main__":
+    sys.exit(main())

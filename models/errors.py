@@ -1,0 +1,98 @@
+"""Every error that the contract raises, in one tree.
+
+    ContractError
+    ├── SettingsError            an environment variable is unknown or malformed
+    ├── ManifestError            a manifest is not what this version of candor reads
+    ├── ArtifactError            an artifact directory is incomplete, altered, or refused
+    ├── DatasetError             a folder of images cannot be trained on
+    ├── RecipeError              a recipe is unknown, contradictory or out of range
+    ├── RegistryError
+    │   ├── UnknownModelError    no such name, version or alias
+    │   ├── ConflictError        somebody else wrote first
+    │   └── NothingToRollBackError
+    └── ImageError
+        ├── EmptyImageError
+        ├── UnsupportedFormatError
+        ├── UnreadableImageError
+        └── ImageTooLargeError
+
+Messages say what is wrong, what was got, what was expected and what to do, in that order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+class ContractError(Exception):
+    """Base of everything that `models` raises on purpose."""
+
+
+class SettingsError(ContractError):
+    """An environment variable is unknown or malformed."""
+
+
+class ManifestError(ContractError):
+    """A manifest is not what this version of candor reads."""
+
+
+class ArtifactError(ContractError):
+    """An artifact directory is incomplete, altered, or refused."""
+
+
+class DatasetError(ContractError):
+    """A folder of images cannot be trained on."""
+
+
+class RecipeError(ContractError):
+    """A recipe is unknown, contradictory or out of range."""
+
+
+class RegistryError(ContractError):
+    """Base of what the registry refuses."""
+
+
+class UnknownModelError(RegistryError):
+    """No such name, version or alias."""
+
+
+class ConflictError(RegistryError):
+    """Somebody else wrote first; read again and decide again."""
+
+
+class NothingToRollBackError(RegistryError):
+    """No earlier production version is on record."""
+
+
+class ImageError(ContractError):
+    """Base of what decoding refuses. Always the caller's fault."""
+
+
+class EmptyImageError(ImageError):
+    """There are no bytes."""
+
+
+class UnsupportedFormatError(ImageError):
+    """The bytes are not an image in a format that is accepted."""
+
+
+class UnreadableImageError(ImageError):
+    """The header is an image's, and the rest is not."""
+
+
+class ImageTooLargeError(ImageError):
+    """The header declares more pixels than the limit."""
+
+
+def describe(error: ValidationError, prefix: str = "") -> str:
+    """Turn pydantic's findings into one line each, all at once, named as the user wrote them."""
+    lines = []
+    for finding in error.errors(include_url=False, include_context=False):
+        field = prefix + ".".join(str(part) for part in finding["loc"])
+        got = "" if finding["type"] in {"missing", "extra_forbidden"} else f", got {finding['input']!r:.80}"
+        message = "is not a known key" if finding["type"] == "extra_forbidden" else finding["msg"]
+        lines.append(f"{field or 'value'}: {message}{got}")
+    return "\n".join(lines)

@@ -1,0 +1,235 @@
+"""The card of an artifact: what it is, how to feed it, where it came from.
+
+Owns the schema of `manifest.json` and `confidence.json`. Knows nothing of files on disk (`artifact`) or of names and
+aliases (`registry`). There are no defaults for anything that changes a prediction: a field that is missing is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from models.errors import ManifestError, describe
+from models.recipe import Recipe  # noqa: TC001 - pydantic reads the annotation
+
+SCHEMA_VERSION = 1
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+MAX_CAM_LABELS = 200
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# One path component, so that no manifest can point outside its own directory.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and no key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputSpec(Frozen):
+    """The one input of the graph: uint8 `[N, height, width, 3]`, RGB."""
+
+    name: Literal["image"]
+    dtype: Literal["uint8"]
+    layout: Literal["NHWC"]
+    height: int = Field(ge=16, le=2048)
+    width: int = Field(ge=16, le=2048)
+
+
+class Preprocessing(Frozen):
+    """How bytes become the input. Every field is named; nothing has a default (see `models.preprocess`)."""
+
+    jpeg_decoder: Literal["simplejpeg"]
+    decoder: Literal["pillow"]
+    orientation: Literal["exif"]
+    colour: Literal["rgb"]
+    alpha: Literal["over_white"]
+    resize: Literal["bicubic_antialias"]
+    crop: Literal["centre"]
+    crop_ratio: float = Field(gt=0, le=1)
+
+
+class OutputSpec(Frozen):
+    """What the graph answers: float32 logits `[N, K]`, embedding `[N, D]`, and one spatial output `[N, C, h, w]`.
+
+    `cam` has K channels whose mean over h and w, plus the head's bias, is the logit. `feature_map` has the
+    backbone's channels; it stands where K is over 200 or the head is not linear in the pooled features.
+    """
+
+    logits: int = Field(ge=2)
+    embedding: int = Field(ge=1)
+    spatial: Literal["cam", "feature_map"]
+    spatial_channels: int = Field(ge=1)
+    spatial_height: int = Field(ge=1)
+    spatial_width: int = Field(ge=1)
+
+
+class Backbone(Frozen):
+    """The pretrained network: timm's name, where its weights came from, and on what terms."""
+
+    name: str
+    weights: str
+    licence: str
+
+
+class DatasetCard(Frozen):
+    """What was trained on: a fingerprint of every file, label and split, and the sizes."""
+
+    fingerprint: Sha256
+    splits: dict[Literal["train", "validation", "calibration", "test"], int]
+    skipped: int = Field(ge=0)
+
+
+class SplitMetrics(Frozen):
+    """Scores of one model on one split. `nll` is in nats; `ece` uses 15 equal-width bins (Guo et al. 2017, eq. 3)."""
+
+    images: int = Field(ge=1)
+    accuracy: float = Field(ge=0, le=1)
+    macro_recall: float = Field(ge=0, le=1)
+    nll: float = Field(ge=0)
+    ece: float = Field(ge=0, le=1)
+
+
+class Metrics(Frozen):
+    """Scores as published (`calibrated`), before temperature (`raw`), and of every candidate that was not chosen."""
+
+    chosen: Literal["probe", "last", "ema"] | None
+    validation: dict[str, SplitMetrics]
+    test: dict[str, SplitMetrics]
+    calibrated: SplitMetrics | None
+    raw: SplitMetrics | None
+    recall: dict[str, float]
+    unavailable: dict[str, str]
+
+
+class Temperature(Frozen):
+    """The calibration scalar: probabilities are softmax(logits / value). 1 leaves them as they are."""
+
+    value: float = Field(gt=0)
+    status: Literal["ok", "partial", "none"]
+    images: int = Field(ge=0)
+    reason: str | None
+
+
+class Confidence(Frozen):
+    """`confidence.json`: everything that turns logits into statements of confidence."""
+
+    schema_version: Literal[1]
+    temperature: Temperature
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read `confidence.json`.
+
+        Raises:
+            ManifestError: If a key is missing, unknown or out of range.
+        """
+        return _parse(cls, data, "confidence")
+
+
+class Manifest(Frozen):
+    """`manifest.json`, written last: an artifact exists when it does."""
+
+    schema_version: Literal[1]
+    name: Name
+    version: int = Field(ge=1)
+    created: datetime
+    task: Literal["single_label"]
+    labels: tuple[str, ...] = Field(min_length=2)
+    input: InputSpec
+    preprocessing: Preprocessing
+    outputs: OutputSpec
+    backbone: Backbone
+    recipe: Recipe | None
+    recipe_sha256: Sha256 | None
+    dataset: DatasetCard | None
+    parent: str | None
+    libraries: dict[str, str]
+    metrics: Metrics | None
+    files: dict[FileName, Sha256]
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        repeated = [label for label, count in Counter(self.labels).items() if count > 1]
+        if repeated:
+            raise ValueError(f"labels must be unique, and {repeated[0]!r} is there more than once")
+        if "" in self.labels:
+            raise ValueError("a label is empty")
+        if len(self.labels) != self.outputs.logits:
+            raise ValueError(f"labels has {len(self.labels)} entries, and outputs.logits says {self.outputs.logits}")
+        return self
+
+    @property
+    def reference(self) -> str:
+        """`name:version`."""
+        return f"{self.name}:{self.version}"
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 JSON with sorted keys, so that equal manifests are equal bytes."""
+        return canonical_json(self)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read `manifest.json`.
+
+        Raises:
+            ManifestError: If a key is missing, unknown or out of range, or the schema is another version's.
+        """
+        return _parse(cls, data, "manifest")
+
+
+def canonical_json(value: BaseModel) -> bytes:
+    """UTF-8 JSON in the order of the fields, indented, with a closing newline."""
+    return value.model_dump_json(indent=2).encode() + b"\n"
+
+
+def recipe_sha256(recipe: Recipe) -> str:
+    """Hash of the resolved recipe: equal recipes have equal hashes, whatever file or flags they came from."""
+    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+
+
+def check_name(name: str) -> str:
+    """Return `name` when it may name a model.
+
+    Raises:
+        ManifestError: If it holds anything but small letters, digits, `-` and `_`, or is longer than 63 characters.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ManifestError(
+            f"{name!r:.80} cannot name a model; use up to 63 small letters, digits, '-' and '_', starting with a letter or digit"
+        )
+    return name
+
+
+def _parse(kind: type[T], data: bytes, prefix: str) -> T:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as err:
+        raise ManifestError(
+            f"{describe(err, prefix + '.')}\nexport it again with training, or use the candor that wrote it"
+        ) from err
+
+
+def summary(manifest: Manifest) -> dict[str, Any]:
+    """What a list of versions shows of one: plain JSON types only."""
+    scores = manifest.metrics.calibrated if manifest.metrics else None
+    return {
+        "version": manifest.version,
+        "created": manifest.created.isoformat(),
+        "task": manifest.task,
+        "backbone": manifest.backbone.name,
+        "labels": len(manifest.labels),
+        "image_size": manifest.input.height,
+        "accuracy": scores.accuracy if scores else None,
+        "nll": scores.nll if scores else None,
+        "ece": scores.ece if scores else None,
+    }

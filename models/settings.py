@@ -1,0 +1,46 @@
+"""Where state lives: `CANDOR_HOME` and `CANDOR_REGISTRY`, read once into one frozen value.
+
+Shared by the command lines of `models`, `training` and `service`; the service adds its own settings on top.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import SettingsError, describe
+
+PREFIX = "CANDOR_"
+
+
+class HomeSettings(BaseSettings):
+    """`home` holds registry, runs, datasets, jobs, feedback and cache; `registry` may be elsewhere, and shared."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path("var"), description="where state lives")
+    registry: Path | None = Field(default=None, description="the registry's folder; default: registry under the home")
+
+    @property
+    def registry_root(self) -> Path:
+        """The registry's folder."""
+        return self.registry if self.registry is not None else self.home / "registry"
+
+    @property
+    def runs_root(self) -> Path:
+        """Where training keeps what it is working on."""
+        return self.home / "runs"
+
+
+def read_home_settings() -> HomeSettings:
+    """Read `CANDOR_HOME` and `CANDOR_REGISTRY`.
+
+    Raises:
+        SettingsError: If one of them is malformed.
+    """
+    try:
+        return HomeSettings()
+    except ValidationError as err:
+        raise SettingsError(describe(err, PREFIX)) from err

@@ -1,0 +1,1 @@
+"""HTTP in, calibrated predictions out. Knows `models`, never torch and never `training`."""

@@ -1,0 +1,101 @@
+"""`GET /models`, `GET /models/{name}`: what is in the registry, and what of it answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from models.errors import ContractError
+from models.manifest import NAME_PATTERN, summary
+from service.errors import UnknownModelError
+
+if TYPE_CHECKING:
+    from service.engine import Engine, EngineRef
+
+_MAX_VERSIONS = 100
+
+
+class ModelSummary(BaseModel):
+    """One name."""
+
+    name: str
+    production: int | None = Field(description="the version that is meant where none is named")
+    candidate: int | None
+    serving: int | None = Field(description="the version that answers now; production, unless that may not serve")
+    problem: str | None = Field(description="why production does not answer")
+    versions: list[int] = Field(description="newest first, at most 100")
+
+
+class VersionSummary(BaseModel):
+    """One version, from its manifest."""
+
+    version: int
+    created: str
+    task: str
+    backbone: str
+    labels: int
+    image_size: int
+    accuracy: float | None = Field(description="on the test split; null where there is none")
+    nll: float | None
+    ece: float | None
+
+
+class ModelDetail(ModelSummary):
+    """One name, with its labels and versions."""
+
+    labels: list[str] = Field(description="of the version that answers; of the newest where none does")
+    details: list[VersionSummary]
+
+
+class ModelList(BaseModel):
+    """Every name, in alphabetical order."""
+
+    models: list[ModelSummary]
+    default: str | None
+
+
+def models_router(engine: EngineRef) -> APIRouter:
+    """The routes, over an engine that exists when they are called."""
+    router = APIRouter(tags=["models"])
+
+    @router.get("/models", summary="Every model, its versions and what answers")
+    def list_models() -> ModelList:
+        here = engine.get()
+        return ModelList(
+            models=[ModelSummary(**_summary(here, name)) for name in here.registry.names()], default=here.settings.default_model
+        )
+
+    @router.get("/models/{name}", summary="One model: labels, versions, scores")
+    def show_model(name: Annotated[str, Path(pattern=NAME_PATTERN)]) -> ModelDetail:
+        here = engine.get()
+        if not here.registry.versions(name):
+            raise UnknownModelError(f"there is no model named {name!r}; there are: {', '.join(here.registry.names()) or 'none'}")
+        fields = _summary(here, name)
+        manifests = [here.registry.manifest(name, version) for version in fields["versions"]]
+        shown = next((manifest for manifest in manifests if manifest.version == fields["serving"]), manifests[0])
+        return ModelDetail(
+            **fields, labels=list(shown.labels), details=[VersionSummary(**summary(manifest)) for manifest in manifests]
+        )
+
+    return router
+
+
+def _summary(engine: Engine, name: str) -> dict[str, Any]:
+    slot = engine.slots.slot(name)
+    try:
+        aliases = engine.registry.aliases(name)
+        production, candidate, problem = aliases.production, aliases.candidate, slot.failure if slot else None
+    except ContractError:
+        production, candidate, problem = None, None, "the aliases cannot be read"
+    serving = slot.current.manifest.version if slot and slot.current else None
+    versions = engine.registry.versions(name)[::-1][:_MAX_VERSIONS]
+    return {
+        "name": name,
+        "production": production,
+        "candidate": candidate,
+        "serving": serving,
+        "problem": problem,
+        "versions": versions,
+    }

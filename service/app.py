@@ -1,0 +1,64 @@
+"""The BentoML service: a thin shell over typed parts. Importing it reads no registry and starts nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import bentoml
+
+from service.api.app import build_app
+from service.api.classify import answer_classify
+from service.bento import SERVICE_OPTIONS, classify_input
+from service.engine import Engine, EngineRef
+from service.guard import Guard
+from service.settings import read_settings
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+ROUTES = frozenset(
+    {"/classify", "/models", "/metrics", "/docs", "/openapi.json", "/", "/livez", "/readyz", "/healthz", "/schema.json"}
+)
+
+_engine = EngineRef()
+_app = build_app(_engine)
+
+
+@bentoml.service(**SERVICE_OPTIONS)
+@bentoml.asgi_app(_app, path="/")
+class Classifier:
+    """Image classification that says how far to trust it."""
+
+    def __init__(self) -> None:
+        """Read the settings and build the parts; BentoML calls this in the process that serves."""
+        self._parts = Engine(read_settings())
+        _engine.set(self._parts)
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Begin to load what the registry says is in production."""
+        self._parts.start()
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Answer what is in flight, then stop."""
+        await self._parts.stop()
+
+    @bentoml.api(route="/classify", input_spec=classify_input(_engine))
+    async def classify(self, call: Any) -> Any:
+        """Classify images: calibrated probabilities, descending."""
+        response: Response = await answer_classify(self._parts, call)
+        return response
+
+    async def __is_alive__(self) -> bool:
+        """Liveness: the event loop answers, and the registry is still followed."""
+        return self._parts.is_alive
+
+    async def __is_ready__(self) -> bool:
+        """Readiness: every production model is loaded, verified and warm."""
+        return self._parts.slots.is_ready
+
+
+Classifier.add_asgi_middleware(  # type: ignore[attr-defined]
+    Guard, engine=_engine, routes=ROUTES
+)

@@ -1,0 +1,70 @@
+"""The adapter: every behaviour of BentoML that we rely on, in one place (tests/contract/test_bentoml.py lists them).
+
+1. `input_spec` may be a subclass of `bentoml.IODescriptor` whose `from_http_request` reads the request itself. Then
+   BentoML reads no body, fetches no address and loads no pickle.
+2. What it returns has `model_fields`; each becomes an argument of the method by that name.
+3. File fields declared by `WithJsonSchema({"type": "file"})` are uploaded by `bentoml.SyncHTTPClient` as multipart parts,
+   and the other fields come as JSON texts.
+4. A method that returns a Starlette `Response` answers with it.
+5. An application mounted at `/` is asked before BentoML's own `/` and `/metrics`, and passes on what it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+import bentoml
+from pydantic import Field, WithJsonSchema
+
+from service.errors import ServiceError
+from service.inputs import DEFAULT_TOP_K, ClassifyCall, read_classify
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from service.engine import EngineRef
+
+Call = TypeVar("Call")
+File = Annotated[Any, WithJsonSchema({"type": "file", "format": "image"})]
+# Everything of BentoML's that costs a request time or shows it to others is off; ours is in `guard` and `metrics`.
+SERVICE_OPTIONS: dict[str, Any] = {
+    "name": "candor",
+    "workers": 1,
+    # Its timeout would also cut long answers of mounted routes; deadlines are ours.
+    "traffic": {"timeout": 86_400},
+    "metrics": {"enabled": False},
+    "logging": {"access": {"enabled": False}},
+    "tracing": {"excluded_urls": ".*"},
+    "monitoring": {"enabled": False},
+}
+
+
+class Received(Generic[Call]):
+    """A request that was read, or why it could not be: what BentoML hands to the method as `call`."""
+
+    model_fields = ("call",)
+
+    def __init__(self, call: Call | ServiceError) -> None:
+        """Hold the outcome; the method answers it, so that BentoML never words an error."""
+        self.call = call
+
+
+def classify_input(engine: EngineRef) -> type[bentoml.IODescriptor]:
+    """The input of `/classify`: fields as BentoML's client sees them, read by `service.inputs`."""
+
+    class ClassifyInput(bentoml.IODescriptor):
+        """What may be sent to `/classify`."""
+
+        images: list[File] = Field(description="image files; JPEG, PNG, WebP, BMP or GIF")
+        model: str | None = Field(default=None, description="name (its production version) or name:N")
+        top_k: int = Field(default=DEFAULT_TOP_K, ge=1, le=1000, description="labels to return for each image")
+
+        @classmethod
+        async def from_http_request(cls, request: Request, serde: Any) -> Received[ClassifyCall]:
+            """Read the request ourselves; `serde` is BentoML's reader, and is not used."""
+            try:
+                return Received(await read_classify(request, engine.get().body_limits))
+            except ServiceError as err:
+                return Received(err)
+
+    return ClassifyInput

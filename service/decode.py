@@ -1,0 +1,44 @@
+"""Bytes to pixels in a bounded pool of threads: libjpeg and Pillow let go of the interpreter while they work."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from models.preprocess import Limits, load_image
+
+if TYPE_CHECKING:
+    from models.manifest import Manifest
+    from models.preprocess import UInt8Array
+    from service.metrics import Metrics
+
+
+class Decoder:
+    """A pool of `threads` decoders."""
+
+    def __init__(self, threads: int, limits: Limits, metrics: Metrics) -> None:
+        """Start no thread yet; the pool grows with use."""
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._limits = limits
+        self._metrics = metrics
+
+    async def decode(self, data: bytes, manifest: Manifest) -> UInt8Array:
+        """Turn a file's bytes into the input of a version: uint8 `[H, W, 3]`.
+
+        Raises:
+            ImageError: As `models.preprocess.load_image`.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, data, manifest)
+
+    def close(self) -> None:
+        """Stop the threads; what is being decoded is finished."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _decode(self, data: bytes, manifest: Manifest) -> UInt8Array:
+        started = time.perf_counter()
+        size = manifest.input
+        image = load_image(data, manifest.preprocessing, size.height, size.width, self._limits)
+        self._metrics.decode_duration.observe(time.perf_counter() - started)
+        return image

@@ -1,0 +1,80 @@
+"""Everything that serves, put together once, in one place: registry, slots, decoder, predictor, metrics.
+
+`Classifier` makes one when BentoML makes it; importing the application makes none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from models.preprocess import Limits
+from models.registry import Registry
+from service.decode import Decoder
+from service.inputs import BodyLimits
+from service.metrics import Metrics
+from service.predictor import Bounds, Predictor
+from service.slots import Slots
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+
+class Engine:
+    """The parts of a running service."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build the parts; nothing is read or loaded until `start`."""
+        cores = os.cpu_count() or 1
+        self.settings = settings
+        self.metrics = Metrics()
+        self.registry = Registry(settings.registry_root)
+        self._lanes = ThreadPoolExecutor(max(2, cores), thread_name_prefix="infer")
+        self.slots = Slots(self.registry, settings, self._lanes, self.metrics)
+        limits = Limits(header_px=settings.max_image_pixels, decoded_px=settings.max_decoded_pixels)
+        self.decoder = Decoder(max(2, cores), limits, self.metrics)
+        self.predictor = Predictor(self.decoder, Bounds(settings.queue_limit, settings.deadline_s), self.metrics)
+        self.body_limits = BodyLimits(settings.max_body_bytes, settings.max_images)
+        self._following: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to follow the registry; the service is ready when `slots.is_ready` says so."""
+        self._following = asyncio.get_running_loop().create_task(self.slots.follow())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the task that follows the registry still runs; it never ends by itself."""
+        return self._following is not None and not self._following.done()
+
+    async def stop(self) -> None:
+        """Stop following, answer what is in flight, and stop the threads."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self.slots.close()
+        await asyncio.to_thread(self.decoder.close)
+        self._lanes.shutdown(wait=False, cancel_futures=True)
+
+
+class EngineRef:
+    """Where the engine will be: guard and routes are made at import, the engine when the service starts."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._engine: Engine | None = None
+
+    def set(self, engine: Engine | None) -> None:
+        """Put the engine there, or take it away."""
+        self._engine = engine
+
+    def get(self) -> Engine:
+        """The engine.
+
+        Raises:
+            RuntimeError: If the service has not started.
+        """
+        if self._engine is None:
+            raise RuntimeError("the service has not started")
+        return self._engine

@@ -1,0 +1,177 @@
+"""Every answer that is not a success, in one table: exception, status, stable code.
+
+    ServiceError
+    ├── BadRequestError              400  empty_body, invalid_parameter, model_required
+    ├── ForbiddenError               403  foreign_origin, unknown_host
+    ├── UnknownModelError            404  unknown_model
+    ├── BodyTooLargeError            413  body_too_large
+    ├── UnsupportedMediaTypeError    415  unsupported_media_type
+    ├── QueueFullError               429  queue_full
+    ├── NotReadyError                503  not_ready
+    ├── DeadlineExceededError        504  deadline_exceeded
+    └── ModelLoadError               (never answered) a version may not serve
+
+The codes are contract; the sentences are not. Errors of `models` about images are the caller's and get theirs here too.
+A body says nothing about the inside of the service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import ClassVar
+
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from models import errors as contract
+
+PROBLEM_TYPE = "application/problem+json"
+
+
+class ServiceError(Exception):
+    """Base of what the service answers on purpose. `retry_after_s` becomes the `Retry-After` header."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retry_after_s: ClassVar[int | None] = None
+
+
+class BadRequestError(ServiceError):
+    """A parameter is malformed, unknown, or missing."""
+
+    status = 400
+    code = "invalid_parameter"
+
+
+class EmptyBodyError(BadRequestError):
+    """There is nothing to classify."""
+
+    code = "empty_body"
+
+
+class ModelRequiredError(BadRequestError):
+    """Several models are served, none is the default, and none was named."""
+
+    code = "model_required"
+
+
+class ForbiddenError(ServiceError):
+    """A page of another site asks through somebody's browser."""
+
+    status = 403
+    code = "foreign_origin"
+
+
+class UnknownHostError(ForbiddenError):
+    """The `Host` header names a machine that this is not (DNS rebinding)."""
+
+    code = "unknown_host"
+
+
+class UnknownModelError(ServiceError):
+    """No such model is served."""
+
+    status = 404
+    code = "unknown_model"
+
+
+class BodyTooLargeError(ServiceError):
+    """The body is over the limit; it was not read whole."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """The content type is none that the route reads."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class QueueFullError(ServiceError):
+    """More images wait than the service can answer in time."""
+
+    status = 429
+    code = "queue_full"
+    retry_after_s = 1
+
+
+class NotReadyError(ServiceError):
+    """The model is known and not loaded yet, or could not be loaded."""
+
+    status = 503
+    code = "not_ready"
+    retry_after_s = 2
+
+
+class DeadlineExceededError(ServiceError):
+    """The answer would have come too late."""
+
+    status = 504
+    code = "deadline_exceeded"
+    retry_after_s = 1
+
+
+class ModelLoadError(Exception):
+    """A version may not serve: altered, another provider than asked for, or its golden outputs are not met."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An RFC 9457 problem: what `application/problem+json` holds."""
+
+    status: int
+    code: str
+    detail: str
+    retry_after_s: int | None = None
+
+    def body(self) -> dict[str, object]:
+        """The members of the JSON object."""
+        title = HTTPStatus(self.status).phrase
+        return {"type": "about:blank", "title": title, "status": self.status, "code": self.code, "detail": self.detail}
+
+    def response(self) -> Response:
+        """The HTTP answer."""
+        headers = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return Response(to_json(self.body()), self.status, headers, PROBLEM_TYPE)
+
+
+_IMAGE_ERRORS: dict[type[contract.ImageError], tuple[int, str]] = {
+    contract.EmptyImageError: (400, "empty_body"),
+    contract.UnsupportedFormatError: (422, "unreadable_image"),
+    contract.UnreadableImageError: (422, "unreadable_image"),
+    contract.ImageTooLargeError: (413, "image_too_large"),
+}
+
+# What Starlette, FastAPI and BentoML answer by themselves becomes a problem with one of these codes.
+CODE_OF_STATUS = {
+    400: "invalid_parameter",
+    403: "foreign_origin",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    422: "invalid_parameter",
+    429: "queue_full",
+    503: "not_ready",
+    504: "deadline_exceeded",
+}
+
+
+def problem_of(error: BaseException) -> Problem:
+    """Say an exception as a problem. What nobody expected is a 500 that reveals nothing."""
+    if isinstance(error, ServiceError):
+        return Problem(error.status, error.code, str(error), error.retry_after_s)
+    if isinstance(error, contract.ImageError):
+        status, code = _IMAGE_ERRORS[type(error)]
+        return Problem(status, code, str(error))
+    return Problem(500, "internal", "the service failed; the request id finds the reason in its log")
+
+
+def problem_of_status(status: int) -> Problem:
+    """The problem for a bare status."""
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
+    code = CODE_OF_STATUS.get(status, "internal" if status >= 500 else "invalid_request")
+    return Problem(status, code, phrase.lower(), 2 if status in {429, 503, 504} else None)

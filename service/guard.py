@@ -1,0 +1,150 @@
+"""One ASGI layer over every route: who may ask, request ids, one form of error, request metrics.
+
+Whatever answers below, BentoML's own routes included: every answer has `X-Request-Id`, and every status of 400 and over
+is `application/problem+json`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from service.errors import PROBLEM_TYPE, ForbiddenError, ServiceError, UnknownHostError, problem_of, problem_of_status
+from service.settings import is_loopback
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from service.engine import EngineRef
+
+logger = logging.getLogger("candor.guard")
+_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
+_HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+UNMATCHED = "unmatched"
+
+
+class Guard:
+    """See the module."""
+
+    def __init__(self, app: ASGIApp, engine: EngineRef, routes: frozenset[str]) -> None:
+        """Wrap an application.
+
+        Args:
+            app: What answers.
+            engine: Where settings and metrics will be.
+            routes: Paths without parameters, which are their own templates; others are found by the router.
+        """
+        self._app = app
+        self._engine = engine
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(scope, send)
+        metrics = self._engine.get().metrics
+        started = time.perf_counter()
+        metrics.in_flight.inc()
+        try:
+            self._admit(scope)
+            await self._app(scope, receive, answer.send)
+        except ServiceError as err:
+            await answer.replace(problem_of(err).response())
+        except Exception as err:
+            logger.exception("request %s failed", answer.request_id.decode())
+            if answer.is_started:
+                raise
+            await answer.replace(problem_of(err).response())
+        finally:
+            metrics.in_flight.dec()
+            route = self._route(scope)
+            method = scope["method"] if scope["method"] in _HTTP_METHODS else "other"
+            metrics.requests.labels(route, method, str(answer.status)).inc()
+            metrics.request_duration.labels(route).observe(time.perf_counter() - started)
+
+    def _admit(self, scope: Scope) -> None:
+        """Refuse what a page of another site makes a browser ask of a service that only this machine should reach.
+
+        Raises:
+            UnknownHostError: If the service listens on loopback and `Host` names something else.
+            ForbiddenError: If `Origin` is another site's.
+        """
+        headers = dict(scope["headers"])
+        host = _host(b"//" + headers.get(b"host", b""))
+        allowed = self._engine.get().settings.allowed_hosts
+        server = scope.get("server")
+        if server and is_loopback(str(server[0])) and not (is_loopback(host) or host in allowed):
+            raise UnknownHostError(f"host {host!r:.80} is not this service; allow it with CANDOR_ALLOWED_HOSTS")
+        if b"origin" in headers:
+            origin = _host(headers[b"origin"])
+            if origin != host and origin not in allowed:
+                raise ForbiddenError(f"origin {origin!r:.80} may not ask; allow it with CANDOR_ALLOWED_HOSTS")
+
+    def _route(self, scope: Scope) -> str:
+        """The route's template, from a closed set: a path from the caller is never a label."""
+        if scope["path"] in self._routes:
+            return str(scope["path"])
+        template = getattr(scope.get("route"), "path", None)
+        return template if isinstance(template, str) and "{" in template else UNMATCHED
+
+
+class _Answer:
+    """What is sent, with the request id on it, and with every error in one form."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        self.request_id: bytes = given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
+        self.status = 500
+        self.is_started = False
+        self._is_replaced = False
+        self._scope = scope
+        self._send = send
+        scope["candor.request_id"] = self.request_id.decode()
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on; an error that is no problem yet becomes one."""
+        if self._is_replaced:
+            return
+        if message["type"] != "http.response.start":
+            await self._send(message)
+            return
+        headers = dict(message.get("headers", ()))
+        if message["status"] >= 400 and not headers.get(b"content-type", b"").startswith(PROBLEM_TYPE.encode()):
+            self._is_replaced = True
+            response = problem_of_status(message["status"]).response()
+            if b"allow" in headers:
+                response.headers["allow"] = headers[b"allow"].decode("latin-1")
+            await self.replace(response)
+            return
+        await self._start(message)
+
+    async def replace(self, response: ASGIApp) -> None:
+        """Send a response of our own instead."""
+
+        async def forward(message: Message) -> None:
+            await (self._start(message) if message["type"] == "http.response.start" else self._send(message))
+
+        async def nothing() -> Message:
+            return {"type": "http.disconnect"}
+
+        await response(self._scope, nothing, forward)
+
+    async def _start(self, message: Message) -> None:
+        self.is_started = True
+        self.status = message["status"]
+        headers = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
+        await self._send({**message, "headers": headers})
+
+
+def _host(value: bytes) -> str:
+    """The host name of an origin, or of `//host:port`; empty where there is none."""
+    try:
+        return urlsplit(value.decode("latin-1")).hostname or ""
+    except ValueError:
+        return ""

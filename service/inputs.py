@@ -1,0 +1,213 @@
+"""A request's body, in its three forms, to images and fields. Bounded while it is read; nothing is ever fetched.
+
+    raw          image/*, application/octet-stream   one image; the content decides the format
+    multipart    file parts named image or images, other parts are fields
+    JSON         {"images": ["<base64>", ...], ...fields}
+
+Fields may stand in the query too, and the query wins.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from models.errors import UnreadableImageError
+from service.errors import BadRequestError, BodyTooLargeError, EmptyBodyError, UnsupportedMediaTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+FILE_FIELDS = ("image", "images")
+_MAX_FIELDS = 20
+_MAX_FIELD_BYTES = 10_000
+MAX_TOP_K = 1000
+DEFAULT_TOP_K = 5
+
+# One image of a request: its bytes, or why there are none.
+ImageOrError = bytes | UnreadableImageError
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """What a body may hold."""
+
+    max_bytes: int
+    max_images: int
+
+
+@dataclass(frozen=True)
+class ClassifyCall:
+    """A request to `/classify`, understood."""
+
+    images: tuple[ImageOrError, ...]
+    model: str | None
+    top_k: int
+
+    @property
+    def is_single(self) -> bool:
+        """One image: what is wrong with it is the answer's status."""
+        return len(self.images) == 1
+
+
+@dataclass
+class _Body:
+    images: list[ImageOrError] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+async def read_classify(request: Request, limits: BodyLimits) -> ClassifyCall:
+    """Read a request to `/classify`.
+
+    Raises:
+        EmptyBodyError: If it holds no image.
+        BodyTooLargeError: If the body is over the limit; the rest of it is not read.
+        UnsupportedMediaTypeError: If it is in none of the three forms.
+        BadRequestError: If a field is unknown or malformed, or there are too many images.
+    """
+    body = await _read(request, limits)
+    fields = {**body.fields, **request.query_params}
+    unknown = sorted(fields.keys() - {"model", "top_k"})
+    if unknown:
+        raise BadRequestError(f"{unknown[0]!r:.80} is not a parameter; known are model and top_k")
+    if len(body.images) > limits.max_images:
+        raise BadRequestError(f"the request holds {len(body.images)} images; at most {limits.max_images} are accepted")
+    if not body.images:
+        raise EmptyBodyError("there is no image in the body; send one as it is, as multipart parts named image, or as JSON")
+    return ClassifyCall(tuple(body.images), _model(fields.get("model")), _top_k(fields.get("top_k")))
+
+
+async def bounded_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """The body's chunks, refused as soon as it is known to be too large: by its declared length, or while it is read.
+
+    Raises:
+        BodyTooLargeError: If it is.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLargeError(f"the body is {declared} bytes; at most {max_bytes} are accepted")
+    total = 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total > max_bytes:
+            raise BodyTooLargeError(f"the body is over {max_bytes} bytes, which is what is accepted")
+        yield chunk
+
+
+async def _read(request: Request, limits: BodyLimits) -> _Body:
+    content_type = request.headers.get("content-type", "application/octet-stream")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return await _read_multipart(request, limits)
+    if media_type == "application/json":
+        return _parse_json(await _join(request, limits), limits)
+    if media_type.startswith("image/") or media_type == "application/octet-stream":
+        data = await _join(request, limits)
+        return _Body([data] if data else [])
+    raise UnsupportedMediaTypeError(
+        f"content type {media_type!r:.80} is not read here; send image/jpeg (or another image type, the content decides), "
+        "multipart/form-data or application/json"
+    )
+
+
+async def _join(request: Request, limits: BodyLimits) -> bytes:
+    return b"".join([chunk async for chunk in bounded_body(request, limits.max_bytes)])
+
+
+async def _read_multipart(request: Request, limits: BodyLimits) -> _Body:
+    parser = MultiPartParser(
+        request.headers,
+        bounded_body(request, limits.max_bytes),  # type: ignore[arg-type]
+        max_files=limits.max_images + 1,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as err:
+        raise BadRequestError(f"the multipart body cannot be read: {err.message}") from err
+    except KeyError as err:
+        raise BadRequestError("the multipart content type has no boundary") from err
+    body = _Body()
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if name not in FILE_FIELDS:
+                    raise BadRequestError(f"file part {name!r:.80} is not known; name it image or images")
+                body.images.append(await value.read())
+            elif name in FILE_FIELDS:
+                raise BadRequestError(f"part {name!r} is text, expected a file; addresses are never fetched, send the bytes")
+            else:
+                body.fields[name] = _plain(value)
+    finally:
+        await form.close()
+    return body
+
+
+def _parse_json(data: bytes, limits: BodyLimits) -> _Body:
+    if not data:
+        return _Body()
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as err:
+        raise BadRequestError(f"the JSON body cannot be read: {err}") from err
+    if not isinstance(value, dict):
+        raise BadRequestError('the JSON body is not an object; expected {"images": ["<base64>", ...]}')
+    images = value.pop("images", value.pop("image", []))
+    if isinstance(images, str):
+        images = [images]
+    if not isinstance(images, list):
+        raise BadRequestError("images is not a list; expected base64 texts, one for each image")
+    if len(images) > limits.max_images:
+        raise BadRequestError(f"images holds {len(images)} entries; at most {limits.max_images} are accepted")
+    return _Body([_base64(index, text) for index, text in enumerate(images)], value)
+
+
+def _base64(index: int, text: object) -> ImageOrError:
+    try:
+        if not isinstance(text, str):
+            raise ValueError(f"a {type(text).__name__}")
+        return base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        return UnreadableImageError(f"images[{index}] is not base64; addresses are never fetched, send the bytes")
+
+
+def _plain(value: str) -> str:
+    """A form field as a person or as BentoML's client writes it: the client sends JSON, texts in quotes."""
+    if value.startswith('"') and value.endswith('"'):
+        try:
+            decoded = json.loads(value)
+        except ValueError:
+            return value
+        return decoded if isinstance(decoded, str) else value
+    return value
+
+
+def _model(value: Any) -> str | None:
+    if value is None or value in ("", "null"):
+        return None
+    if not isinstance(value, str):
+        raise BadRequestError(f"model is {value!r:.80}, expected a name, or name:version")
+    return value
+
+
+def _top_k(value: Any) -> int:
+    if value is None or value in ("", "null"):
+        return DEFAULT_TOP_K
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError("not an integer")
+        number = int(value)
+    except ValueError as err:
+        raise BadRequestError(f"top_k is {value!r:.80}, expected an integer from 1 to {MAX_TOP_K}") from err
+    if not 1 <= number <= MAX_TOP_K:
+        raise BadRequestError(f"top_k is {number}, expected an integer from 1 to {MAX_TOP_K}")
+    return number

@@ -1,0 +1,93 @@
+"""Every metric: its name, its unit, its labels, what it is for. The one module that knows prometheus_client.
+
+Labels come from closed sets or from the registry, never from a caller, so that the number of series is bounded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+if TYPE_CHECKING:
+    from models.manifest import Manifest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Milliseconds matter on a GPU, seconds under overload.
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+MAX_LABELS = 200
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """One registry with every series that this process exports."""
+
+    def __init__(self) -> None:
+        """Make the series. Each instance has a registry of its own, so that tests do not share one."""
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.requests = Counter(
+            "candor_requests",
+            "Answers, by route template, method and status",
+            ("route", "method", "status"),
+            registry=self.registry,
+        )
+        self.request_duration = Histogram(
+            "candor_request_duration_seconds",
+            "From the first byte of a request to the last of its answer",
+            ("route",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge("candor_in_flight", "Requests that are being answered", registry=self.registry)
+        self.queue_depth = Gauge("candor_queue_depth", "Images that wait or run; what to scale on", registry=self.registry)
+        self.queue_duration = Histogram(
+            "candor_queue_duration_seconds",
+            "From decoded to taken into a batch",
+            ("model",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "candor_batch_size", "Images run together", ("model",), buckets=BATCHES, registry=self.registry
+        )
+        self.decode_duration = Histogram(
+            "candor_decode_duration_seconds", "Decoding, cropping and resizing one image", buckets=SECONDS, registry=self.registry
+        )
+        self.inference_duration = Histogram(
+            "candor_inference_duration_seconds", "Running one batch", ("model",), buckets=SECONDS, registry=self.registry
+        )
+        self.shed = Counter(
+            "candor_shed", "Requests refused or given up, by reason: a refusal's code", ("reason",), registry=self.registry
+        )
+        self.model_info = Gauge(
+            "candor_model_info",
+            "1 for the version that answers under a name",
+            ("model", "version", "backbone", "runtime", "precision"),
+            registry=self.registry,
+        )
+        self.provider_info = Gauge(
+            "candor_provider_info", "1 for the execution provider that really runs", ("provider",), registry=self.registry
+        )
+        self.model_swaps = Counter(
+            "candor_model_swaps",
+            "Versions taken into service: ok, or failed and not served",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.predictions = Counter(
+            "candor_predictions", "Images answered, by model and first label", ("model", "label"), registry=self.registry
+        )
+
+    def count_prediction(self, manifest: Manifest, label: str) -> None:
+        """Count a first label by name, unless the model has so many that the series would be too."""
+        shown = label if len(manifest.labels) <= MAX_LABELS else "other"
+        self.predictions.labels(manifest.name, shown).inc()
+
+    def render(self) -> bytes:
+        """All series in the text exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,105 @@
+"""ONNX Runtime: CUDA where there is a GPU, else the CPU. The one module of the service that knows onnxruntime.
+
+Where a GPU is there, it must be what runs: ONNX Runtime falls back to the CPU with a line on stderr, and a service that
+is a hundred times slower than planned is not one. The provider that a session really has is asserted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+
+from service.errors import ModelLoadError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from models.manifest import Manifest
+    from models.preprocess import UInt8Array
+
+_PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+# HEURISTIC: the default tries every algorithm again for every batch size it has not seen. No TF32: what is called fp32
+# here is fp32, and other precisions are admitted one by one, by measurement.
+_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+_QUIET = 3
+
+
+class OnnxRuntime:
+    """A session on one provider, in fp32."""
+
+    name = "onnxruntime"
+    precision = "fp32"
+
+    def __init__(self, model: bytes, manifest: Manifest, provider: str) -> None:
+        """Load a graph from bytes that were verified.
+
+        Args:
+            model: The ONNX file.
+            manifest: What the file says of itself is compared with it.
+            provider: `cuda` or `cpu`.
+
+        Raises:
+            ModelLoadError: If the graph cannot be loaded, is not what the manifest says, or would run elsewhere.
+        """
+        self.provider = provider
+        self._session = _session(model, provider)
+        if self._session.get_providers()[0] != _PROVIDERS[provider]:
+            raise ModelLoadError(
+                f"{manifest.reference}: {_PROVIDERS[provider]} was asked for and {self._session.get_providers()[0]} runs"
+            )
+        _check(self._session, manifest)
+
+    def run(self, images: UInt8Array) -> npt.NDArray[np.float32]:
+        """uint8 `[N, H, W, 3]` to logits `[N, K]`. Safe to call from several threads at once."""
+        logits: npt.NDArray[np.float32] = self._session.run(["logits"], {"image": images})[0]
+        return logits
+
+
+def available_provider() -> str:
+    """`cuda` where the driver shows a GPU, else `cpu`. `CUDA_VISIBLE_DEVICES` hides GPUs as everywhere."""
+    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        return "cpu"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "cpu"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return "cpu"
+    return "cuda" if count.value > 0 else "cpu"
+
+
+def _session(model: bytes, provider: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _QUIET
+    if provider == "cpu":
+        # One thread a session run, several runs at once: on few cores this gives the most images a second.
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        chosen: list[Any] = [_PROVIDERS["cpu"]]
+    else:
+        onnxruntime.preload_dlls()
+        chosen = [(_PROVIDERS["cuda"], _CUDA_OPTIONS), _PROVIDERS["cpu"]]
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=chosen)
+    except Exception as err:
+        # ONNX Runtime's exceptions have no common base but Exception.
+        raise ModelLoadError(f"ONNX Runtime cannot load the graph: {err}") from err
+    session.disable_fallback()
+    return session
+
+
+def _check(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
+    """Compare the file's own input and outputs with the manifest."""
+    inputs = [(spec.name, spec.type, tuple(spec.shape[1:])) for spec in session.get_inputs()]
+    expected = [("image", "tensor(uint8)", (manifest.input.height, manifest.input.width, 3))]
+    if inputs != expected:
+        raise ModelLoadError(f"{manifest.reference}: the graph takes {inputs}, and the manifest says {expected}")
+    outputs = {spec.name: spec.shape[1] for spec in session.get_outputs()}
+    said = manifest.outputs
+    promised = {"logits": said.logits, "embedding": said.embedding, said.spatial: said.spatial_channels}
+    if outputs != promised:
+        raise ModelLoadError(f"{manifest.reference}: the graph answers {outputs}, and the manifest says {promised}")

@@ -1,0 +1,30 @@
+"""What the rest of the service knows of a runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from models.preprocess import UInt8Array
+
+
+class Runtime(Protocol):
+    """A loaded graph. `run` may be called from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """`onnxruntime`, ..."""
+
+    @property
+    def provider(self) -> str:
+        """What really computes: `cuda` or `cpu`."""
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, ..."""
+
+    def run(self, images: UInt8Array) -> npt.NDArray[np.float32]:
+        """uint8 `[N, H, W, 3]` to logits `[N, K]`."""

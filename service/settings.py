@@ -1,0 +1,72 @@
+"""The service's settings: `CANDOR_*` variables, read once into one frozen value."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from models.errors import SettingsError, describe
+from models.settings import PREFIX, HomeSettings
+
+
+class Settings(HomeSettings):
+    """Where to listen, what to serve, and what a request may cost."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=3000, ge=0, le=65535, description="port to listen on")
+    default_model: str | None = Field(default=None, description="what is meant where a request names no model")
+    allow_unauthenticated: Literal["predict"] | None = Field(
+        default=None, description="predict: listen beyond loopback without keys, for prediction only"
+    )
+    allowed_hosts: tuple[str, ...] = Field(default=(), description="further names that the Host header may hold, as JSON list")
+    runtime: Literal["auto", "onnxruntime"] = Field(default="auto", description="what runs the graph")
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="a larger body is refused before it is read")
+    max_images: int = Field(default=64, ge=1, le=4096, description="images a request may hold")
+    max_image_pixels: int = Field(default=100_000_000, ge=1, description="pixels a header may declare")
+    max_decoded_pixels: int = Field(default=25_000_000, ge=1, description="pixels that decoding may produce")
+    max_batch: int | None = Field(default=None, ge=1, le=1024, description="images run together; auto: 8 on a CPU, 64 on a GPU")
+    queue_limit: int = Field(default=512, ge=1, description="images that may wait; more are refused")
+    deadline_s: float = Field(default=30.0, gt=0, description="a request without an answer by then is given up")
+    follow_s: float = Field(default=1.0, gt=0, le=60, description="how often the registry's aliases are looked at")
+
+    @model_validator(mode="after")
+    def _refuse_open_bind(self) -> Settings:
+        if not is_loopback(self.host) and self.allow_unauthenticated is None:
+            raise ValueError(
+                f"HOST {self.host} is reachable from other machines and there are no keys; bind 127.0.0.1, or set "
+                f"{PREFIX}ALLOW_UNAUTHENTICATED=predict if something in front of it decides who may ask"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name means this machine only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_settings() -> Settings:
+    """Read every `CANDOR_*` variable.
+
+    Raises:
+        SettingsError: If one is unknown (pydantic-settings would pass over it) or malformed; all of them at once.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    problems = []
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            problems.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+    try:
+        settings = Settings()
+    except ValidationError as err:
+        problems.append(describe(err, PREFIX))
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings

@@ -1,0 +1,196 @@
+"""Which version answers under each name, following the registry's `production` alias.
+
+A new version is loaded beside the one that answers, and takes over by the change of one reference; requests that hold the
+old one finish on it. A version that may not serve is reported and not served: the old one stays. The version that was
+replaced stays loaded, so that rolling back is a change of reference too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from models.errors import ContractError
+from models.errors import UnknownModelError as NoSuchModelError
+from models.registry import Registry, parse_reference
+from service.errors import ModelLoadError, ModelRequiredError, NotReadyError, UnknownModelError
+from service.live import LiveModel, Plan, load
+from service.runtime.onnx import available_provider
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from service.metrics import Metrics
+    from service.settings import Settings
+
+logger = logging.getLogger("candor.slots")
+# A version that failed is tried again after this long: memory may have been short, its bytes cannot have changed.
+RETRY_S = 10.0
+
+
+@dataclass
+class Slot:
+    """One name: what answers, what answered before, and why the wanted version does not, if it does not."""
+
+    wanted: int
+    current: LiveModel | None = None
+    previous: LiveModel | None = None
+    failure: str | None = None
+    failed: int | None = None
+    retry_at: float = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether some version of this name answers."""
+        return self.current is not None
+
+    def loaded(self) -> list[LiveModel]:
+        """The versions in memory."""
+        return [model for model in (self.current, self.previous) if model is not None]
+
+
+class Slots:
+    """Every name that is served."""
+
+    def __init__(self, registry: Registry, settings: Settings, executor: Executor, metrics: Metrics) -> None:
+        """Load nothing yet; `refresh` does."""
+        self._registry = registry
+        self._settings = settings
+        self._executor = executor
+        self._metrics = metrics
+        self._slots: dict[str, Slot] = {}
+        self._seen_registry = False
+        provider = available_provider()
+        metrics.provider_info.labels(provider).set(1)
+        self.plan = Plan(provider, os.cpu_count() or 1, settings.max_batch)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the registry was read and every production model of it is loaded, verified and warm."""
+        return self._seen_registry and all(slot.is_ready for slot in self._slots.values())
+
+    @property
+    def names(self) -> list[str]:
+        """The names with a production version, in alphabetical order."""
+        return sorted(self._slots)
+
+    def slot(self, name: str) -> Slot | None:
+        """The slot of a name."""
+        return self._slots.get(name)
+
+    def failures(self) -> dict[str, str]:
+        """For each name whose wanted version does not answer: why."""
+        return {name: slot.failure for name, slot in self._slots.items() if slot.failure}
+
+    def get(self, reference: str | None) -> LiveModel:
+        """The live version that `reference` (`name` or `name:N`) means; without one, the default model.
+
+        Raises:
+            ModelRequiredError: If there is no reference, no default, and not exactly one name.
+            UnknownModelError: If nothing of that name or version is loaded.
+            NotReadyError: If the name is known and nothing of it is loaded yet.
+        """
+        try:
+            name, version = parse_reference(reference or self._default())
+        except NoSuchModelError as err:
+            raise UnknownModelError(str(err)) from err
+        slot = self._slots.get(name)
+        if slot is None:
+            known = ", ".join(self.names) or "none"
+            raise UnknownModelError(f"no model named {name!r} is served; served are: {known}")
+        if version is None:
+            if slot.current is None:
+                raise NotReadyError(f"{name} is not loaded yet")
+            return slot.current
+        for model in slot.loaded():
+            if model.manifest.version == version:
+                return model
+        if version == slot.wanted:
+            raise NotReadyError(f"{name}:{version} is not loaded yet")
+        versions = [model.manifest.version for model in slot.loaded()]
+        raise UnknownModelError(f"{name}:{version} is not loaded; of {name} the loaded versions are {versions}")
+
+    async def follow(self) -> None:
+        """Refresh for ever. Nothing that goes wrong ends it."""
+        while True:
+            try:
+                await self.refresh()
+            except Exception:
+                logger.exception("the registry could not be followed; trying again")
+            await asyncio.sleep(self._settings.follow_s)
+
+    async def refresh(self) -> None:
+        """Read the aliases and load, swap or drop until what answers is what they say."""
+        wanted = await asyncio.to_thread(self._read_aliases)
+        for name in self._slots.keys() - wanted.keys():
+            gone = self._slots.pop(name)
+            if gone.current is not None:
+                self._metrics.model_info.remove(*self._labels(gone.current))
+        for name, version in wanted.items():
+            self._slots.setdefault(name, Slot(version)).wanted = version
+        self._seen_registry = True
+        for name, slot in list(self._slots.items()):
+            if slot.current is None or slot.current.manifest.version != slot.wanted:
+                await self._bring(name, slot)
+
+    async def close(self) -> None:
+        """Wait for what is in flight on every version."""
+        await asyncio.gather(*(model.drain() for slot in self._slots.values() for model in slot.loaded()))
+
+    def _default(self) -> str:
+        if self._settings.default_model is not None:
+            return self._settings.default_model
+        if len(self._slots) == 1:
+            return next(iter(self._slots))
+        raise ModelRequiredError(f"say which model: ?model=NAME; served are: {', '.join(self.names) or 'none'}")
+
+    def _read_aliases(self) -> dict[str, int]:
+        wanted: dict[str, int] = {}
+        for name in self._registry.names():
+            try:
+                production = self._registry.aliases(name).production
+            except ContractError as err:
+                logger.error("the aliases of %s cannot be read: %s", name, err)
+                slot = self._slots.get(name)
+                production = slot.wanted if slot else None
+            if production is not None:
+                wanted[name] = production
+        return wanted
+
+    async def _bring(self, name: str, slot: Slot) -> None:
+        """Make `slot.wanted` the version that answers, or say why not."""
+        version = slot.wanted
+        if slot.failed == version and time.monotonic() < slot.retry_at:
+            return
+        if slot.previous is not None and slot.previous.manifest.version == version:
+            model = slot.previous
+        else:
+            started = time.monotonic()
+            try:
+                path = await asyncio.to_thread(self._registry.path, name, version)
+                model = await asyncio.to_thread(load, path, self._executor, self.plan, self._metrics)
+            except (ModelLoadError, ContractError) as err:
+                slot.failure, slot.failed, slot.retry_at = str(err), version, time.monotonic() + RETRY_S
+                self._metrics.model_swaps.labels("failed").inc()
+                logger.error("%s:%s may not serve: %s", name, version, err)
+                return
+            logger.info("%s:%s loaded, verified and warm in %.1f s", name, version, time.monotonic() - started)
+        self._swap(slot, model)
+
+    def _swap(self, slot: Slot, model: LiveModel) -> None:
+        # A request holds the version that it began with, so what is let go of here lives until it is answered.
+        if slot.current is not None:
+            self._metrics.model_info.remove(*self._labels(slot.current))
+        slot.current, slot.previous = model, slot.current
+        slot.failure, slot.failed = None, None
+        self._metrics.model_info.labels(*self._labels(model)).set(1)
+        self._metrics.model_swaps.labels("ok").inc()
+
+    @staticmethod
+    def _labels(model: LiveModel) -> tuple[str, str, str, str, str]:
+        manifest = model.manifest
+        return (manifest.name, str(manifest.version), manifest.backbone.name, model.runtime.name, model.runtime.precision)

@@ -1,0 +1,105 @@
+"""`python -m training`: the trainer's command line, and the one way in which the service starts it.
+
+Progress and errors go to stderr; the last line of stdout is `NAME:VERSION`. Exit 0; 2 when the input cannot be used, with
+one sentence; 130 when interrupted. torch is imported only by the commands that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.errors import ContractError
+from models.recipe import Recipe
+from models.registry import Registry
+from models.settings import read_home_settings
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from models.settings import HomeSettings
+
+EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        settings = read_home_settings()
+        result = _COMMANDS[options.command](options, Registry(settings.registry_root), settings)
+    except (ContractError, TrainingError) as err:
+        sys.stderr.write(f"{err}\n")
+        return EXIT_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was published\n")
+        return EXIT_INTERRUPTED
+    if result:
+        sys.stdout.write(f"{result}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description="Fine-tune, calibrate, export and publish.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fit = commands.add_parser("fit", help="fine-tune on a folder of images and publish the result")
+    fit.add_argument("data", type=Path, help="class folders, or train/ val/ calibration/ test/ with class folders in them")
+    fit.add_argument("--name", required=True, help="the model's name")
+    _add_recipe(fit)
+    published = commands.add_parser("publish-pretrained", help="publish an ImageNet classifier as it comes")
+    published.add_argument("--name", required=True, help="the model's name")
+    _add_recipe(published)
+    sample = commands.add_parser("sample-data", help="unpack the sample data (Fashion-MNIST, 10 labels, 4,200 images)")
+    sample.add_argument("folder", type=Path)
+    commands.add_parser("quickstart", help="publish imagenet and fashion where they are missing (make run does)")
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", type=Path, help="a TOML file with any of the keys below")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any of the keys below")
+    keys = parser.add_argument_group("recipe keys (as --key value, or key=value)")
+    for key, field in Recipe.model_fields.items():
+        default = "auto" if field.default is None else field.default
+        text = f"{field.description or ''} (default: {default})".strip().replace("%", "%%")
+        keys.add_argument(f"--{key.replace('_', '-')}", dest=f"recipe_{key}", metavar="VALUE", help=text)
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    flags = [f"{key}={value}" for key in Recipe.model_fields if (value := getattr(options, f"recipe_{key}")) is not None]
+    return Recipe.load(options.recipe, [*options.overrides, *flags])
+
+
+def _fit(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    recipe = _recipe(options)
+    from training.fit import fit
+
+    return fit(options.data.expanduser(), options.name, recipe, registry, settings.runs_root).reference
+
+
+def _publish_pretrained(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    recipe = _recipe(options)
+    from training.pretrained import publish_pretrained
+
+    return publish_pretrained(options.name, recipe, registry, settings.runs_root).reference
+
+
+def _sample_data(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    from training.sample import unpack_sample
+
+    return str(unpack_sample(options.folder))
+
+
+def _quickstart(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    if registry.versions("imagenet") and registry.versions("fashion"):
+        return ""
+    from training.quickstart import quickstart
+
+    quickstart(registry, settings.home, settings.runs_root)
+    return ""
+
+
+_COMMANDS = {"fit": _fit, "publish-pretrained": _publish_pretrained, "sample-data": _sample_data, "quickstart": _quickstart}

@@ -1,0 +1,25 @@
+"""Every error that training raises, in one tree.
+
+TrainingError                  the user's input or environment: exit code 2, one sentence
+├── WeightsUnavailableError    pretrained weights cannot be had here
+├── LicenceError               the weights' licence was not accepted
+└── ParityError                the exported graph does not compute what torch does
+"""
+
+from __future__ import annotations
+
+
+class TrainingError(Exception):
+    """Base of everything that `training` raises on purpose."""
+
+
+class WeightsUnavailableError(TrainingError):
+    """Pretrained weights cannot be had here."""
+
+
+class LicenceError(TrainingError):
+    """The weights' licence was not accepted."""
+
+
+class ParityError(TrainingError):
+    """The exported graph does not compute what torch does; nothing was published."""

@@ -1,0 +1,184 @@
+"""torch to ONNX: one file, dynamic batch, bytes in; and the proof that it computes the same.
+
+The graph takes uint8 `[N, H, W, 3]`, normalises inside, and answers `logits`, `embedding` and `cam` or `feature_map`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from models.decision import largest_difference
+from models.manifest import MAX_CAM_LABELS, OutputSpec
+from training.errors import ParityError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from training.normalise import Normalise
+
+OPSET = 20
+PARITY_TOLERANCE = 1e-3
+PARITY_BATCHES = (1, 3, 8)
+_CAM_TOLERANCE = 1e-3
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file on disk, and what its outputs are."""
+
+    path: Path
+    outputs: OutputSpec
+    largest_difference: float
+
+
+class ServingGraph(nn.Module):
+    """What is exported: normalisation, backbone, head, and the map that explains the logits."""
+
+    def __init__(self, network: nn.Module, normalise: Normalise, *, has_cam: bool) -> None:
+        """Wrap a trained network. With `has_cam` the third output is the class activation map."""
+        super().__init__()
+        self.network = network
+        self.normalise = normalise
+        self.has_cam = has_cam
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """uint8 `[N, H, W, 3]` to logits `[N, K]`, embedding `[N, D]` and cam `[N, K, h, w]` or feature map."""
+        features = self.network.forward_features(self.normalise(image))  # type: ignore[operator]
+        embedding = self.network.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        head = self.network.get_classifier()  # type: ignore[operator]
+        logits = head(embedding)
+        if not self.has_cam:
+            return logits, embedding, features
+        # Class activation map (Zhou et al. 2016): the head applied at every position; its mean is the logit less the bias.
+        # [K, D] -> [K, D, 1, 1]
+        return logits, embedding, nn.functional.conv2d(features, head.weight[:, :, None, None])
+
+
+def export(network: nn.Module, normalise: Normalise, image_size: int, unseen: UInt8Array, path: Path) -> Exported:
+    """Write `path` and prove that ONNX Runtime and torch agree on inputs that the export never saw.
+
+    Args:
+        network: A timm network in its final state. Moved to the CPU and to evaluation mode.
+        normalise: The one that training used.
+        image_size: H and W of the input; fixed, because SAME padding depends on it.
+        unseen: uint8 `[N, H, W, 3]`; images for the proof, at least one.
+        path: Where to write; the parent exists.
+
+    Raises:
+        ParityError: If an output differs by more than 1e-3 at batch 1, 3 or 8. The file is removed.
+    """
+    network, normalise = network.cpu().eval(), normalise.cpu()
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    graph = ServingGraph(network, normalise, has_cam=_has_exact_cam(network, normalise, unseen)).eval()
+    third = "cam" if graph.has_cam else "feature_map"
+    with torch.inference_mode(), _quiet():
+        program = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=({0: "batch"},),
+            input_names=["image"],
+            output_names=["logits", "embedding", third],
+            verbose=False,
+        )
+    if program is None:
+        raise ParityError("torch gave no ONNX program; nothing was exported")
+    program.save(str(path), external_data=False)
+    onnx.checker.check_model(str(path), full_check=True)
+    try:
+        difference = _check_parity(graph, path, unseen)
+    except ParityError:
+        path.unlink()
+        raise
+    return Exported(path, _output_spec(path, third, unseen), difference)
+
+
+def run_onnx(path: Path, batch: UInt8Array) -> list[npt.NDArray[np.float32]]:
+    """Run the exported file on the CPU: `[logits, embedding, cam or feature_map]`."""
+    return open_session(path).run(None, {"image": batch})
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """The exported file in ONNX Runtime's CPU provider, with as many threads as there are cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = os.cpu_count() or 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _check_parity(graph: ServingGraph, path: Path, unseen: UInt8Array) -> float:
+    session = open_session(path)
+    worst = 0.0
+    for size in PARITY_BATCHES:
+        batch = np.resize(unseen, (size, *unseen.shape[1:]))
+        with torch.inference_mode():
+            expected = graph(torch.from_numpy(batch))
+        for name, ours, theirs in zip(_names(session), session.run(None, {"image": batch}), expected, strict=True):
+            difference = largest_difference(ours, theirs.numpy())
+            # Relative where values are large: a feature map of hundreds cannot agree to the same absolute digit.
+            allowed = PARITY_TOLERANCE * max(1.0, float(theirs.abs().max()) / 10)
+            if difference > allowed:
+                raise ParityError(
+                    f"ONNX Runtime's {name} differs from torch's by {difference:.2g} at batch {size} (at most {allowed:.2g} is "
+                    "accepted); nothing was published"
+                )
+            worst = max(worst, difference if name == "logits" else 0.0)
+    return worst
+
+
+def _has_exact_cam(network: nn.Module, normalise: Normalise, unseen: UInt8Array) -> bool:
+    """Whether the head is linear in the mean of the feature map, and small enough to be mapped label by label."""
+    head = network.get_classifier()  # type: ignore[operator]
+    if not isinstance(head, nn.Linear) or head.out_features > MAX_CAM_LABELS:
+        return False
+    with torch.inference_mode():
+        features = network.forward_features(normalise(torch.from_numpy(unseen[:1])))  # type: ignore[operator]
+        embedding = network.forward_head(features, pre_logits=True)  # type: ignore[operator]
+    if features.ndim != 4 or features.shape[1] != embedding.shape[1]:
+        return False
+    return largest_difference(features.mean((2, 3)).numpy(), embedding.numpy()) <= _CAM_TOLERANCE
+
+
+def _output_spec(path: Path, third: str, unseen: UInt8Array) -> OutputSpec:
+    logits, embedding, spatial = run_onnx(path, unseen[:1])
+    return OutputSpec(
+        logits=logits.shape[1],
+        embedding=embedding.shape[1],
+        spatial="cam" if third == "cam" else "feature_map",
+        spatial_channels=spatial.shape[1],
+        spatial_height=spatial.shape[2],
+        spatial_width=spatial.shape[3],
+    )
+
+
+def _names(session: onnxruntime.InferenceSession) -> Sequence[str]:
+    return [output.name for output in session.get_outputs()]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter narrates on stdout, which is for the result, and warns of what it does itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,28 @@
+"""What `make run` needs before it can serve: the pretrained classifier and one trained on the sample. Once only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from models.recipe import Recipe
+from training.fit import fit
+from training.pretrained import publish_pretrained
+from training.progress import say
+from training.sample import unpack_sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models.registry import Registry
+
+PRETRAINED, SAMPLE = "imagenet", "fashion"
+
+
+def quickstart(registry: Registry, home: Path, runs_root: Path) -> None:
+    """Publish `imagenet` and `fashion` where the registry does not have them."""
+    if not registry.versions(PRETRAINED):
+        say(f"\n[1/2] publishing the pretrained ImageNet classifier as {PRETRAINED!r}")
+        publish_pretrained(PRETRAINED, Recipe(), registry, runs_root)
+    if not registry.versions(SAMPLE):
+        say(f"\n[2/2] fine-tuning it on the sample (Fashion-MNIST, 10 kinds of clothes) as {SAMPLE!r}")
+        fit(unpack_sample(home / "datasets"), SAMPLE, Recipe(), registry, runs_root)
