@@ -1,0 +1,54 @@
+"""Servers that the end-to-end tests share: a tiny one that starts in seconds, and the real one of `make run`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from models.registry import Registry
+from tests.support.server import ROOT, Server, environment, serve
+from tests.support.tiny import publish_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("tiny")
+    publish_colours(Registry(home / "registry"), home / "work")
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_home: Path) -> Iterator[Server]:
+    with serve(tiny_home, max_body_bytes=9_000_000) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def quickstart_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make run` makes before it serves: `imagenet` and `fashion`, by the real command."""
+    home = tmp_path_factory.mktemp("quickstart")
+    command = [sys.executable, "-m", "training", "quickstart"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (home / "quickstart.log").write_text(done.stderr)
+    return home
+
+
+@pytest.fixture(scope="session")
+def real(quickstart_home: Path) -> Iterator[Server]:
+    with serve(quickstart_home, default_model="imagenet") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fashion_images(quickstart_home: Path) -> list[Path]:
+    """Two test images of each label of the sample."""
+    folder = quickstart_home / "datasets" / "fashion-mnist" / "test"
+    return [path for label in sorted(folder.iterdir()) for path in sorted(label.iterdir())[:2]]
