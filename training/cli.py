@@ -26,7 +26,7 @@ EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         settings = read_home_settings()
@@ -40,6 +40,17 @@ def main(arguments: list[str] | None = None) -> int:
     if result:
         sys.stdout.write(f"{result}\n")
     return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse flags, and take `key=value` from wherever it stands; argparse alone wants it before the first flag."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    strangers = [item for item in rest if item.startswith("-") or "=" not in item]
+    if strangers or (rest and "recipe" not in options):
+        parser.error(f"unrecognized arguments: {' '.join(strangers or rest)}")
+    options.overrides = rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,8 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", type=Path, help="a TOML file with any of the keys below")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any of the keys below")
-    keys = parser.add_argument_group("recipe keys (as --key value, or key=value)")
+    keys = parser.add_argument_group("recipe keys, as --key value or key=value")
     for key, field in Recipe.model_fields.items():
         default = "auto" if field.default is None else field.default
         text = f"{field.description or ''} (default: {default})".strip().replace("%", "%%")
