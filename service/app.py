@@ -20,8 +20,8 @@ ROUTES = frozenset(
     {"/classify", "/models", "/metrics", "/docs", "/openapi.json", "/", "/livez", "/readyz", "/healthz", "/schema.json"}
 )
 
-_engine = EngineRef()
-_app = build_app(_engine)
+engine = EngineRef()
+_app = build_app(engine)
 
 
 @bentoml.service(**SERVICE_OPTIONS)
@@ -32,7 +32,7 @@ class Classifier:
     def __init__(self) -> None:
         """Read the settings and build the parts; BentoML calls this in the process that serves."""
         self._parts = Engine(read_settings())
-        _engine.set(self._parts)
+        engine.set(self._parts)
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -44,7 +44,7 @@ class Classifier:
         """Answer what is in flight, then stop."""
         await self._parts.stop()
 
-    @bentoml.api(route="/classify", input_spec=classify_input(_engine))
+    @bentoml.api(route="/classify", input_spec=classify_input(engine))
     async def classify(self, call: Any) -> Any:
         """Classify images: calibrated probabilities, descending."""
         response: Response = await answer_classify(self._parts, call)
@@ -60,5 +60,5 @@ class Classifier:
 
 
 Classifier.add_asgi_middleware(  # type: ignore[attr-defined]
-    Guard, engine=_engine, routes=ROUTES
+    Guard, engine=engine, routes=ROUTES
 )

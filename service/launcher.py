@@ -6,18 +6,25 @@ where they share one.
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import logging
 import os
 import sys
 import tempfile
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from models.errors import SettingsError
 from service.settings import Settings, read_settings
 
+if TYPE_CHECKING:
+    from service.engine import EngineRef
+
 _GRACE_S = 30
 _KEEP_ALIVE_S = 75
+_LOOK_S = 0.1
 EXIT_SETTINGS = 2
 
 
@@ -29,22 +36,49 @@ def main() -> int:
         sys.stderr.write(f"{err}\n")
         return EXIT_SETTINGS
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("bentoml").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="candor-bentoml-") as home:
         os.environ["BENTOML_HOME"] = home
         os.environ["BENTOML_DO_NOT_TRACK"] = "true"
-        # uvicorn imports the application by name, after the two lines above.
-        server = uvicorn.Server(_config(settings))
+        # Only now: bentoml reads both when it is imported.
+        asgi = importlib.import_module("service.asgi")
+        server = _Server(_config(asgi.application, settings), asgi.engine, settings)
         server.run()
     return 0 if server.started else 1
 
 
-def _config(settings: Settings) -> uvicorn.Config:
+class _Server(uvicorn.Server):
+    """uvicorn, saying where it serves what as soon as it does."""
+
+    def __init__(self, config: uvicorn.Config, engine: EngineRef, settings: Settings) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._settings = settings
+        self._announcing: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announcing = asyncio.get_running_loop().create_task(self._announce())
+
+    async def _announce(self) -> None:
+        slots = self._engine.get().slots
+        while not slots.is_ready:
+            await asyncio.sleep(_LOOK_S)
+        address = f"{self._settings.host}:{self._settings.port}"
+        serving = ", ".join(slots.names) or f"nothing yet (the registry {self._settings.registry_root} is empty)"
+        sys.stderr.write(
+            f"\nserving {serving} on http://{address}  (stop with Ctrl-C)\n"
+            f"  try   curl --data-binary @samples/cat.jpg -H 'content-type: image/jpeg' {address}/classify\n"
+            f"  read  http://{address}/docs\n\n"
+        )
+
+
+def _config(application: Any, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        "service.asgi:application",
+        application,
         host=settings.host,
         port=settings.port,
-        loop="auto",
-        http="auto",
         log_level="warning",
         access_log=False,
         server_header=False,

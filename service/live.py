@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def _replay_golden(runtime: Runtime, artifact: Artifact, max_batch: int) -> UInt
     try:
         with np.load(io.BytesIO(artifact.golden), allow_pickle=False) as stored:
             images, expected = stored["images"], stored["logits"]
-    except (ValueError, KeyError, OSError, EOFError) as err:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
         raise ModelLoadError(f"{artifact.manifest.reference}: golden.npz cannot be read: {err}") from err
     if not len(images) or len(images) != len(expected):
         raise ModelLoadError(f"{artifact.manifest.reference}: golden.npz has {len(images)} images for {len(expected)} logits")

@@ -32,6 +32,15 @@ logger = logging.getLogger("candor.slots")
 RETRY_S = 10.0
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a version does not answer, and when it is tried again."""
+
+    version: int
+    reason: str
+    retry_at: float
+
+
 @dataclass
 class Slot:
     """One name: what answers, what answered before, and why the wanted version does not, if it does not."""
@@ -39,14 +48,17 @@ class Slot:
     wanted: int
     current: LiveModel | None = None
     previous: LiveModel | None = None
-    failure: str | None = None
-    failed: int | None = None
-    retry_at: float = 0.0
+    failure: Failure | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether some version of this name answers."""
         return self.current is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the wanted version does not answer; None where it does, or was not tried yet."""
+        return self.failure.reason if self.failure and self.failure.version == self.wanted else None
 
     def loaded(self) -> list[LiveModel]:
         """The versions in memory."""
@@ -84,7 +96,7 @@ class Slots:
 
     def failures(self) -> dict[str, str]:
         """For each name whose wanted version does not answer: why."""
-        return {name: slot.failure for name, slot in self._slots.items() if slot.failure}
+        return {name: slot.problem for name, slot in self._slots.items() if slot.problem}
 
     def get(self, reference: str | None) -> LiveModel:
         """The live version that `reference` (`name` or `name:N`) means; without one, the default model.
@@ -164,7 +176,7 @@ class Slots:
     async def _bring(self, name: str, slot: Slot) -> None:
         """Make `slot.wanted` the version that answers, or say why not."""
         version = slot.wanted
-        if slot.failed == version and time.monotonic() < slot.retry_at:
+        if slot.problem and slot.failure and time.monotonic() < slot.failure.retry_at:
             return
         if slot.previous is not None and slot.previous.manifest.version == version:
             model = slot.previous
@@ -174,19 +186,27 @@ class Slots:
                 path = await asyncio.to_thread(self._registry.path, name, version)
                 model = await asyncio.to_thread(load, path, self._executor, self.plan, self._metrics)
             except (ModelLoadError, ContractError) as err:
-                slot.failure, slot.failed, slot.retry_at = str(err), version, time.monotonic() + RETRY_S
-                self._metrics.model_swaps.labels("failed").inc()
-                logger.error("%s:%s may not serve: %s", name, version, err)
+                self._fail(slot, f"{name}:{version}", str(err))
+                return
+            except Exception:
+                # A name that breaks in a way nobody thought of must not keep the others from being followed.
+                logger.exception("%s:%s could not be loaded", name, version)
+                self._fail(slot, f"{name}:{version}", "it could not be loaded; the log has the reason")
                 return
             logger.info("%s:%s loaded, verified and warm in %.1f s", name, version, time.monotonic() - started)
         self._swap(slot, model)
+
+    def _fail(self, slot: Slot, reference: str, reason: str) -> None:
+        slot.failure = Failure(slot.wanted, reason, time.monotonic() + RETRY_S)
+        self._metrics.model_swaps.labels("failed").inc()
+        logger.error("%s may not serve: %s", reference, reason)
 
     def _swap(self, slot: Slot, model: LiveModel) -> None:
         # A request holds the version that it began with, so what is let go of here lives until it is answered.
         if slot.current is not None:
             self._metrics.model_info.remove(*self._labels(slot.current))
         slot.current, slot.previous = model, slot.current
-        slot.failure, slot.failed = None, None
+        slot.failure = None
         self._metrics.model_info.labels(*self._labels(model)).set(1)
         self._metrics.model_swaps.labels("ok").inc()
 

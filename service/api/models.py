@@ -86,7 +86,7 @@ def _summary(engine: Engine, name: str) -> dict[str, Any]:
     slot = engine.slots.slot(name)
     try:
         aliases = engine.registry.aliases(name)
-        production, candidate, problem = aliases.production, aliases.candidate, slot.failure if slot else None
+        production, candidate, problem = aliases.production, aliases.candidate, slot.problem if slot else None
     except ContractError:
         production, candidate, problem = None, None, "the aliases cannot be read"
     serving = slot.current.manifest.version if slot and slot.current else None

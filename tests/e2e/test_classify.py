@@ -63,7 +63,12 @@ def test_json_answers_in_order_and_the_query_wins_over_the_fields(tiny: Server) 
 
 
 def test_bad_image_among_good_ones_is_an_error_in_its_place(tiny: Server) -> None:
-    files = [("images", ("a", picture("red"))), ("images", ("b", b"no image")), ("images", ("c", b"")), ("images", ("d", picture("blue")))]
+    files = [
+        ("images", ("a", picture("red"))),
+        ("images", ("b", b"no image")),
+        ("images", ("c", b"")),
+        ("images", ("d", picture("blue"))),
+    ]
     with tiny.client() as client:
         response = client.post("/classify", files=files)
     assert response.status_code == 200
@@ -77,7 +82,9 @@ def test_bad_image_among_good_ones_is_an_error_in_its_place(tiny: Server) -> Non
 def test_every_image_of_a_batch_answers_as_it_would_alone(real: Server, fashion_images: list[Path]) -> None:
     with real.client() as client:
         alone = [
-            client.post("/classify?model=fashion&top_k=10", content=path.read_bytes(), headers={"content-type": "image/png"}).json()
+            client.post(
+                "/classify?model=fashion&top_k=10", content=path.read_bytes(), headers={"content-type": "image/png"}
+            ).json()
             for path in fashion_images
         ]
         files = [("images", (path.name, path.read_bytes())) for path in fashion_images]
@@ -170,7 +177,10 @@ def test_model_required_when_several_are_served_and_none_is_the_default(tmp_path
     assert (refused.status_code, refused.json()["code"]) == (400, "model_required")
     assert "apples, pears" in refused.json()["detail"]
     assert labels(named) == ["red"]
-    assert [(model["name"], model["production"], model["serving"]) for model in listed["models"]] == [("apples", 1, 1), ("pears", 1, 1)]
+    assert [(model["name"], model["production"], model["serving"]) for model in listed["models"]] == [
+        ("apples", 1, 1),
+        ("pears", 1, 1),
+    ]
     assert shown["labels"] == ["red", "green", "blue"]
 
 
@@ -219,4 +229,6 @@ def test_docs_and_openapi_need_no_other_machine(tiny: Server) -> None:
         assert client.get("/static_content/swagger-ui-bundle.js").status_code == 200
     assert "http" not in re.sub(r"https?://127\.0\.0\.1", "", docs)
     assert {"/classify", "/models", "/models/{name}", "/metrics", "/livez", "/readyz"} <= document["paths"].keys()
-    assert {"image/*", "multipart/form-data", "application/json"} <= document["paths"]["/classify"]["post"]["requestBody"]["content"].keys()
+    assert {"image/*", "multipart/form-data", "application/json"} <= document["paths"]["/classify"]["post"]["requestBody"][
+        "content"
+    ].keys()

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write_colours(folder: Path, counts: dict[str, int], labels: tuple[str, ...] = ("red", "green", "blue"), seed: int = 0) -> Path:
+def write_colours(
+    folder: Path, counts: dict[str, int], labels: tuple[str, ...] = ("red", "green", "blue"), seed: int = 0
+) -> Path:
     """Noisy single-colour PNGs of 40x40: `counts` images a label below each split folder ("" for none)."""
     rng = np.random.default_rng(seed)
     for split, count in counts.items():

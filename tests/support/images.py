@@ -1,21 +1,15 @@
-"""Bytes of images in any format, made with Pillow."""
+"""Pictures that tell a wrong turn, a wrong crop and a wrong colour from the right one, and cameras that turn them."""
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tests.support.pictures import encode
+
 ORIENTATION = 0x0112
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """The bytes of `image` as a JPEG, PNG, WEBP, BMP, GIF or MPO file; `options` are Pillow's."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def plain(colour: Any = (200, 100, 50), width: int = 20, height: int = 20, mode: str = "RGB") -> Image.Image:

@@ -10,13 +10,15 @@ from PIL import Image
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-def encode(image: Image.Image, format: str, **options: Any) -> bytes:  # noqa: A002
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
-def picture(colour: str = "red", format: str = "PNG", size: tuple[int, int] = (48, 40), mode: str = "RGB", **options: Any) -> bytes:  # noqa: A002
+def picture(
+    colour: str = "red", format: str = "PNG", size: tuple[int, int] = (48, 40), mode: str = "RGB", **options: Any
+) -> bytes:
     """One colour, in any format and mode."""
     return encode(Image.new("RGB", size, COLOURS[colour]).convert(mode), format, **options)
 

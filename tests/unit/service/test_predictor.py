@@ -1,0 +1,111 @@
+"""The bounds of a request: how many images may wait, and how long."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from models.errors import UnreadableImageError
+from models.preprocess import Limits
+from models.registry import Registry
+from service.decode import Decoder
+from service.errors import DeadlineExceededError, QueueFullError
+from service.live import Plan, load
+from service.metrics import Metrics
+from service.predictor import Bounds, Prediction, Predictor
+from tests.support.pictures import picture
+from tests.support.tiny import publish_colours
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from models.preprocess import UInt8Array
+    from service.live import LiveModel
+
+
+class Stuck:
+    """A runtime that waits until it is let go."""
+
+    name, provider, precision = "stuck", "cpu", "fp32"
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def run(self, images: UInt8Array) -> np.ndarray:
+        assert self.go.wait(10)
+        return np.tile(np.array([3.0, 2.0, 1.0], dtype=np.float32), (len(images), 1))
+
+
+def build(tmp_path: Path, pool: ThreadPoolExecutor, bounds: Bounds) -> tuple[Predictor, LiveModel, Metrics]:
+    registry, metrics = Registry(tmp_path / "registry"), Metrics()
+    publish_colours(registry, tmp_path / "work")
+    model = load(registry.path("colours", 1), pool, Plan("cpu", 2, 4), metrics)
+    return Predictor(Decoder(2, Limits(), metrics), bounds, metrics), model, metrics
+
+
+def test_images_over_the_bound_are_refused_at_once_and_taken_again_later(tmp_path: Path) -> None:
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        predictor, model, metrics = build(tmp_path, pool, Bounds(queue_limit=3, deadline_s=10))
+        stuck = model.runtime = Stuck()
+        waiting = asyncio.create_task(predictor.classify(model, [picture()] * 2, 1))
+        await asyncio.sleep(0.05)
+        with pytest.raises(QueueFullError, match="2 images wait, and at most 3 may"):
+            await predictor.classify(model, [picture()] * 2, 1)
+        assert "candor_queue_depth 2.0" in metrics.render().decode()
+        stuck.go.set()
+        assert all(isinstance(answer, Prediction) for answer in await waiting)
+        assert len(await predictor.classify(model, [picture()] * 3, 1)) == 3
+        assert "candor_queue_depth 0.0" in metrics.render().decode()
+        assert 'candor_shed_total{reason="queue_full"} 1.0' in metrics.render().decode()
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_answer_that_would_come_too_late_is_given_up(tmp_path: Path) -> None:
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        predictor, model, metrics = build(tmp_path, pool, Bounds(queue_limit=3, deadline_s=0.1))
+        stuck = model.runtime = Stuck()
+        with pytest.raises(DeadlineExceededError, match=r"0\.1 s"):
+            await predictor.classify(model, [picture()], 1)
+        stuck.go.set()
+        assert 'candor_shed_total{reason="deadline_exceeded"} 1.0' in metrics.render().decode()
+        assert "candor_queue_depth 0.0" in metrics.render().decode()
+        (answer,) = await predictor.classify(model, [picture()], 1)
+        assert isinstance(answer, Prediction)
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_bad_image_is_an_answer_of_its_own(tmp_path: Path) -> None:
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        predictor, model, _ = build(tmp_path, pool, Bounds(queue_limit=9, deadline_s=10))
+        good, bad = await predictor.classify(model, [picture("green"), picture()[:60]], 5)
+        assert isinstance(good, Prediction)
+        assert good.labels[0][0] == "green"
+        assert len(good.labels) == 3
+        assert isinstance(bad, UnreadableImageError)
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_output_that_is_not_finite_is_an_error_and_no_number(tmp_path: Path) -> None:
+    class Broken(Stuck):
+        def run(self, images: UInt8Array) -> np.ndarray:
+            return np.full((len(images), 3), np.nan, dtype=np.float32)
+
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        predictor, model, _ = build(tmp_path, pool, Bounds(queue_limit=9, deadline_s=10))
+        model.runtime = Broken()
+        (answer,) = await predictor.classify(model, [picture()], 1)
+        assert isinstance(answer, ValueError)
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(scenario(pool))

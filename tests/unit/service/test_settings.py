@@ -1,0 +1,68 @@
+"""Settings: unknown names are fatal, open binds are refused, everything is said at once."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from models.errors import SettingsError
+from service.settings import is_loopback, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CANDOR_"):
+            monkeypatch.delenv(name)
+
+
+def test_defaults_bind_loopback_on_port_3000() -> None:
+    settings = read_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 3000)
+    assert str(settings.registry_root) == "var/registry"
+
+
+def test_registry_may_be_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_HOME", "/a")
+    assert str(read_settings().registry_root) == "/a/registry"
+    monkeypatch.setenv("CANDOR_REGISTRY", "/b")
+    assert str(read_settings().registry_root) == "/b"
+
+
+def test_everything_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_PROT", "1")
+    monkeypatch.setenv("CANDOR_PORT", "tcp://10.0.0.1:3000")
+    monkeypatch.setenv("CANDOR_MAX_IMAGES", "0")
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    message = str(caught.value)
+    assert "CANDOR_PROT is not a setting; did you mean CANDOR_PORT?" in message
+    assert "CANDOR_port" in message
+    assert "tcp://10.0.0.1:3000" in message
+    assert "CANDOR_max_images" in message
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])
+def test_open_bind_without_keys_is_refused_unless_it_is_allowed(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("CANDOR_HOST", host)
+    with pytest.raises(SettingsError, match="CANDOR_ALLOW_UNAUTHENTICATED=predict"):
+        read_settings()
+    monkeypatch.setenv("CANDOR_ALLOW_UNAUTHENTICATED", "predict")
+    assert read_settings().host == host
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("localhost.evil.example", False),
+    ],
+)
+def test_loopback_is_told_from_the_rest(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
