@@ -155,7 +155,7 @@ def _decode(data: bytes, image: Image.Image, crop_ratio: float, out: tuple[int, 
             raise _too_large(image, limits)
         try:
             rgb = simplejpeg.decode_jpeg(
-                data, "RGB", fastdct=True, fastupsample=False, min_height=need_height, min_width=need_width
+                data, "RGB", fastdct=False, fastupsample=False, min_height=need_height, min_width=need_width
             )
             return Image.fromarray(rgb)
         except ValueError:

@@ -129,7 +129,7 @@ class Problem:
 
     def body(self) -> dict[str, object]:
         """The members of the JSON object."""
-        title = HTTPStatus(self.status).phrase
+        title = phrase(self.status)
         return {"type": "about:blank", "title": title, "status": self.status, "code": self.code, "detail": self.detail}
 
     def response(self) -> Response:
@@ -170,8 +170,15 @@ def problem_of(error: BaseException) -> Problem:
     return Problem(500, "internal", "the service failed; the request id finds the reason in its log")
 
 
+def phrase(status: int) -> str:
+    """What HTTP calls a status."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
 def problem_of_status(status: int) -> Problem:
     """The problem for a bare status."""
-    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
     code = CODE_OF_STATUS.get(status, "internal" if status >= 500 else "invalid_request")
-    return Problem(status, code, phrase.lower(), 2 if status in {429, 503, 504} else None)
+    return Problem(status, code, phrase(status).lower(), 2 if status in {429, 503, 504} else None)

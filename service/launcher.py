@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,9 @@ def main() -> int:
         os.environ["BENTOML_DO_NOT_TRACK"] = "true"
         # Only now: bentoml reads both when it is imported.
         asgi = importlib.import_module("service.asgi")
+        # uvicorn raises a signal again after it has drained; by then it has been obeyed.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         server = _Server(_config(asgi.application, settings), asgi.engine, settings)
         server.run()
     return 0 if server.started else 1

@@ -23,7 +23,6 @@ class Settings(HomeSettings):
         default=None, description="predict: listen beyond loopback without keys, for prediction only"
     )
     allowed_hosts: tuple[str, ...] = Field(default=(), description="further names that the Host header may hold, as JSON list")
-    runtime: Literal["auto", "onnxruntime"] = Field(default="auto", description="what runs the graph")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="a larger body is refused before it is read")
     max_images: int = Field(default=64, ge=1, le=4096, description="images a request may hold")
     max_image_pixels: int = Field(default=100_000_000, ge=1, description="pixels a header may declare")

@@ -138,6 +138,8 @@ class Slots:
     async def refresh(self) -> None:
         """Read the aliases and load, swap or drop until what answers is what they say."""
         wanted = await asyncio.to_thread(self._read_aliases)
+        if wanted is None:
+            return
         for name in self._slots.keys() - wanted.keys():
             gone = self._slots.pop(name)
             if gone.current is not None:
@@ -160,7 +162,11 @@ class Slots:
             return next(iter(self._slots))
         raise ModelRequiredError(f"say which model: ?model=NAME; served are: {', '.join(self.names) or 'none'}")
 
-    def _read_aliases(self) -> dict[str, int]:
+    def _read_aliases(self) -> dict[str, int] | None:
+        """Name to production version; None where the registry went away, which is no reason to stop answering."""
+        if self._slots and not self._registry.root.is_dir():
+            logger.warning("the registry %s is gone; what is loaded goes on answering", self._registry.root)
+            return None
         wanted: dict[str, int] = {}
         for name in self._registry.names():
             try:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import io
-import subprocess
-import sys
+import struct
 import time
 
 import numpy as np
@@ -207,13 +207,28 @@ def test_orientation_is_honoured_in_every_format_that_carries_it(orientation: in
     assert np.array_equal(turned, np.asarray(upright))
 
 
-@pytest.mark.parametrize("value", [0, 9, 65535, "6", (6, 6)], ids=repr)
-def test_an_orientation_that_means_nothing_is_upright(value: object) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = value
+# One entry of a big-endian TIFF directory: kind 2 is text and 3 is a 16-bit number, then how many, then four bytes.
+@pytest.mark.parametrize(
+    ("kind", "count", "value"),
+    [(3, 1, b"\0\0\0\0"), (3, 1, b"\0\x09\0\0"), (3, 1, b"\xff\xff\0\0"), (2, 2, b"6\0\0\0")],
+    ids=["0", "9", "65535", "text"],
+)
+def test_an_orientation_that_means_nothing_is_upright(kind: int, count: int, value: bytes) -> None:
     image = noise(48, 32)
+    data = encode(image, "PNG", exif=_exif(kind, count, value))
+    assert ORIENTATION in Image.open(io.BytesIO(data)).getexif()
 
-    assert np.array_equal(load(encode(image, "PNG", exif=exif), 32, 48), np.asarray(image))
+    assert np.array_equal(load(data, 32, 48), np.asarray(image))
+
+
+def test_an_orientation_written_by_hand_turns_the_picture() -> None:
+    data = encode(noise(48, 32), "PNG", exif=_exif(3, 1, b"\0\x03\0\0"))
+
+    assert np.array_equal(load(data, 32, 48), np.asarray(noise(48, 32))[::-1, ::-1])
+
+
+def _exif(kind: int, count: int, value: bytes) -> bytes:
+    return b"Exif\0\0MM\0*" + struct.pack(">IHHHI", 8, 1, ORIENTATION, kind, count) + value + bytes(4)
 
 
 def test_exif_that_is_garbage_is_upright() -> None:
@@ -259,7 +274,7 @@ def test_shrinking_averages_and_does_not_pick_single_pixels() -> None:
     stripes = np.zeros((160, 160, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
 
-    assert_colour(load(encode(Image.fromarray(stripes), "PNG")), (128, 128, 128), tolerance=3)
+    assert_colour(load(encode(Image.fromarray(stripes), "PNG"))[:, 1:-1], (128, 128, 128), tolerance=1)
 
 
 @pytest.mark.parametrize("width", [160, 333, 1000])
@@ -397,52 +412,66 @@ def test_an_81_megapixel_png_is_refused_in_under_half_a_second() -> None:
     assert len(data) < 20_000
 
     began = time.perf_counter()
-    with pytest.raises(ImageTooLargeError, match="^the PNG image declares 9000 x 9000 pixels, which decode to more than 25000000;"):
+    with pytest.raises(ImageTooLargeError, match=r"^the PNG image declares 9000 x 9000 pixels, .* more than 25000000;"):
         load(data)
 
     assert time.perf_counter() - began < 0.5
 
 
-# Peak memory of a process never falls, so each measurement needs a process that has decoded nothing before.
-_PEAK = """
-import io, resource, sys
-from models.errors import ImageTooLargeError
-from models.preprocess import load_image, standard_preprocessing
-data = sys.stdin.buffer.read()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    load_image(data, standard_preprocessing(1.0), 16, 16)
-except ImageTooLargeError:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
+def allocated_blocks(data: bytes) -> int:
+    """How many blocks of up to 16 MiB Pillow takes for pixels until it refuses `data`; a palette takes one."""
+    Image.core.reset_stats()
+    with pytest.raises(ImageTooLargeError):
+        load(data)
+    stats = Image.core.get_stats()
+    return stats["allocated_blocks"] + stats["reused_blocks"]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            "PNG",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="PngImageFile.getexif loads the pixels where there is no eXIf before them, so models.preprocess._orientation "
-                "decodes all 81 megapixels before decoded_px is checked",
-            ),
-        ),
-        "BMP",
-        "GIF",
-    ],
+def gif_declaring(side: int, disposal: int) -> bytes:
+    """50 bytes whose one frame is `side` pixels square, and is disposed of as told: 1 leaves it, 2 paints it over."""
+    data = bytearray(encode(plain(0, 4, 4, "P"), "GIF", save_all=True, append_images=[plain(1, 4, 4, "P")], disposal=disposal))
+    assert len(data) == 50
+    frame = data.index(b",\0\0\0\0")
+    data[6:10] = data[frame + 5 : frame + 9] = struct.pack("<HH", side, side)
+    return bytes(data)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="PngImageFile.getexif loads the pixels unless an eXIf chunk comes before them, so models.preprocess._orientation "
+    "decodes all 81 megapixels before decoded_px is checked",
 )
-def test_an_81_megapixel_image_is_refused_from_its_header_without_decoding_it(kind: str) -> None:
-    data = encode(Image.new("L" if kind == "GIF" else "1", (9000, 9000)), kind)
+def test_an_81_megapixel_png_is_refused_from_its_header_without_decoding_it() -> None:
+    assert allocated_blocks(huge_png()) <= 1
 
-    finished = subprocess.run([sys.executable, "-c", _PEAK], input=data, capture_output=True, check=True, timeout=60)
 
-    assert int(finished.stdout) < 40_000, f"refusing a {kind} took {int(finished.stdout)} KiB, and its pixels take 81000"
+def test_an_81_megapixel_bmp_is_refused_from_its_header_without_decoding_it() -> None:
+    assert allocated_blocks(encode(Image.new("1", (9000, 9000)), "BMP")) <= 1
+
+
+def test_an_81_megapixel_gif_is_refused_from_its_header_without_decoding_it() -> None:
+    assert allocated_blocks(gif_declaring(9000, disposal=1)) <= 1
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="Image.MAX_IMAGE_PIXELS = None switches off the check in GifImagePlugin._seek, which Image.open calls: it paints a "
+    "frame that is disposed of before models.preprocess has seen a size (65535 x 65535: 4.3 GB and 10 s for 50 bytes)",
+)
+def test_a_gif_that_paints_a_huge_frame_over_is_refused_without_painting_it() -> None:
+    assert allocated_blocks(gif_declaring(15_000, disposal=2)) <= 2
 
 
 # --- any bytes at all
 
-_MAGIC = (b"", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"RIFF\x00\x00\x00\x00WEBPVP8 ", b"BM", b"GIF89a")
+_MAGIC = (
+    b"",
+    b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
+    b"RIFF\x00\x00\x00\x00WEBPVP8 ",
+    b"BM",
+    b"GIF89a",
+)
 
 
 def _seeds() -> list[bytes]:
@@ -471,11 +500,8 @@ _EDITS = st.lists(st.tuples(st.integers(0, 3000), st.binary(min_size=1, max_size
 
 
 def assert_an_image_or_an_image_error(data: bytes) -> None:
-    try:
+    with contextlib.suppress(ImageError):
         pixels = load_image(data, WHOLE, 8, 12, SMALL)
-    except ImageError as err:
-        assert str(err)
-    else:
         assert (pixels.shape, pixels.dtype) == ((8, 12, 3), np.uint8)
 
 

@@ -1,0 +1,73 @@
+"""Each behaviour of BentoML that `service.bento` says it relies on. A new version of BentoML that breaks one fails here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import bentoml
+import pytest
+from starlette.testclient import TestClient
+
+from models.registry import Registry
+from service.app import Classifier
+from tests.support.pictures import picture
+from tests.support.tiny import publish_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOOPBACK = "http://127.0.0.1:3000"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """The service in this process, as `Classifier.to_asgi()` gives it, over a tiny model."""
+    home: Path = tmp_path_factory.mktemp("bentoml")
+    publish_colours(Registry(home / "registry"), home / "work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CANDOR_HOME", str(home))
+        with TestClient(Classifier.to_asgi(), base_url=LOOPBACK, raise_server_exceptions=False) as client:
+            while client.get("/readyz").status_code != 200:
+                pass
+            yield client
+
+
+def test_version_is_the_one_that_was_tried() -> None:
+    assert bentoml.__version__ == "1.4.39"
+
+
+def test_1_our_spec_reads_the_request_so_a_raw_image_is_not_parsed_by_bentoml(client: TestClient) -> None:
+    response = client.post("/classify", content=picture("green"), headers={"content-type": "image/png"})
+    assert response.json()["results"][0]["predictions"][0]["label"] == "green"
+    refused = client.post("/classify", content=b"\x80\x04N.", headers={"content-type": "application/vnd.bentoml+pickle"})
+    assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_2_what_our_spec_returns_becomes_the_methods_argument(client: TestClient) -> None:
+    refused = client.post("/classify", content=b"", headers={"content-type": "image/png"})
+    # The error that the spec returned was answered by the method: BentoML would have answered a 500.
+    assert (refused.status_code, refused.json()["code"]) == (400, "empty_body")
+
+
+def test_3_schema_declares_files_for_bentomls_client(client: TestClient) -> None:
+    route: dict[str, Any] = next(r for r in client.get("/schema.json").json()["routes"] if r["name"] == "classify")
+    assert route["route"] == "/classify"
+    assert route["input"]["properties"]["images"]["items"]["type"] == "file"
+    assert {"model", "top_k"} <= route["input"]["properties"].keys()
+    assert (route["batchable"], route["is_task"]) == (False, False)
+
+
+def test_4_response_of_the_method_is_the_answer(client: TestClient) -> None:
+    response = client.post("/classify", content=picture("red"), headers={"content-type": "image/png"})
+    assert response.headers["x-model-version"] == "colours:1"
+    assert response.headers["content-type"] == "application/json"
+
+
+def test_5_mounted_application_answers_first_and_passes_on_what_it_does_not_know(client: TestClient) -> None:
+    assert "candor_requests_total" in client.get("/metrics").text
+    assert "bentoml_" not in client.get("/metrics").text
+    assert "googletagmanager" not in client.get("/").text
+    assert client.get("/livez").status_code == 200
+    assert client.get("/static_content/swagger-ui.css").status_code == 200
+    assert client.get("/no-such-route").json()["code"] == "not_found"

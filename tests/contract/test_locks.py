@@ -1,0 +1,53 @@
+"""The locks: hashed, naming no index, one CUDA generation, and a service without torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE)
+# CUDA 13's libraries by the major version that each of them carries.
+CUDA_13_MAJORS = {"cuda-toolkit": "13", "nvidia-cublas": "13", "nvidia-cuda-runtime": "13", "nvidia-cuda-nvrtc": "13"}
+
+
+def pins(lock: Path) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for name, version in PIN.findall(lock.read_text()):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+def test_there_are_locks() -> None:
+    assert [lock.name for lock in LOCKS] == ["bootstrap.txt", "dev.txt", "service.txt", "training.txt"]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_lock_is_hashed_and_names_no_index(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    requirements = re.split(r"\n(?=[a-z0-9])", text)
+    assert all("--hash=sha256:" in requirement for requirement in requirements if PIN.match(requirement))
+
+
+@pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock.name != "bootstrap.txt"], ids=lambda lock: lock.name)
+def test_lock_ships_one_cuda_generation(lock: Path) -> None:
+    found = pins(lock)
+    assert not [name for name in found if re.search(r"-cu(11|12)$", name)]
+    assert "nvidia-cublas" in found
+    for name, major in CUDA_13_MAJORS.items():
+        assert {version.split(".")[0] for version in found.get(name, {major})} == {major}, name
+
+
+@pytest.mark.parametrize("name", ["service.txt", "training.txt", "bootstrap.txt"])
+def test_smaller_lock_is_cut_from_the_large_one(name: str) -> None:
+    everything = pins(ROOT / "requirements" / "dev.txt")
+    assert all(versions <= everything[package] for package, versions in pins(ROOT / "requirements" / name).items())
+
+
+def test_service_ships_no_torch_and_training_no_server() -> None:
+    assert not pins(ROOT / "requirements" / "service.txt").keys() & {"torch", "torchvision", "timm", "onnxscript"}
+    assert not pins(ROOT / "requirements" / "training.txt").keys() & {"bentoml", "fastapi", "uvicorn"}

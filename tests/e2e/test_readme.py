@@ -1,0 +1,106 @@
+"""What the README shows is run, and what it says comes out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.server import ROOT, Server, environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.e2e
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+CATS = {"tiger cat", "Egyptian cat", "tabby", "Persian cat", "Siamese cat"}
+
+
+def run(command: list[str], **options: Any) -> str:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, **options).stdout
+
+
+def classify(server: Server, photo: str) -> dict[str, Any]:
+    command = f"curl --data-binary @samples/{photo} -H 'content-type: image/jpeg' localhost:3000/classify"
+    return json.loads(shell(command, server))["results"][0]["predictions"][0]
+
+
+def shell(command: str, server: Server) -> str:
+    address = server.url.removeprefix("http://")
+    local = command.replace("localhost:3000", address)
+    assert local != command, f"no address in {command}"
+    done = subprocess.run(
+        ["bash", "-c", f'curl() {{ command curl -sS "$@"; }}; {local}'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+def test_shown_commands_give_the_shown_answers(real: Server) -> None:
+    (console,) = blocks("console")
+    exchanges = re.findall(r"^\$ (.*)\n(.*)\n", console, re.MULTILINE)
+    assert len(exchanges) == 2
+    for command, shown in exchanges:
+        expected, got = json.loads(shown), json.loads(shell(command, real))
+        assert got["model"] == expected["model"]
+        for ours, theirs in zip(got["results"][0]["predictions"], expected["results"][0]["predictions"], strict=True):
+            assert ours["label"] == theirs["label"]
+            assert ours["probability"] == pytest.approx(theirs["probability"], abs=0.02)
+
+
+def test_cat_is_a_cat_and_coffee_is_an_espresso_with_the_weights_own_probability(real: Server) -> None:
+    assert classify(real, "cat.jpg")["label"] in CATS
+    best = classify(real, "coffee.jpg")
+    assert best["label"] == "espresso"
+    # 0.78 would mean the wrong normalisation.
+    assert best["probability"] == pytest.approx(0.95, abs=0.02)
+
+
+def test_every_other_curl_answers_with_predictions(real: Server) -> None:
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
+    commands += [c for c in re.findall(r"`(curl [^`]*)`", README) if "@/tmp" not in c]
+    assert len(commands) >= 2
+    for command in commands:
+        answer = json.loads(shell(command, real))
+        assert all(result["predictions"] for result in answer["results"])
+
+
+def test_clothes_are_answered_as_the_readme_says(real: Server, tmp_path: Path) -> None:
+    unzip, curl = re.findall(r"`(unzip -q [^`]*|curl [^`]*@/tmp[^`]*)`", README)
+    if shutil.which("unzip") is None:
+        pytest.skip("unzip is not installed")
+    subprocess.run(["bash", "-c", unzip.replace("/tmp", str(tmp_path))], cwd=ROOT, check=True)
+    answer = json.loads(shell(curl.replace("/tmp", str(tmp_path)), real))
+    assert answer["model"]["name"] == "fashion"
+    assert answer["results"][0]["predictions"][0]["label"] == "bag"
+
+
+def test_python_example_runs(real: Server) -> None:
+    (code,) = blocks("python")
+    names: dict[str, object] = {}
+    code = code.replace("http://localhost:3000", real.url).replace('"samples/', f'"{ROOT}/samples/')
+    exec(compile(code, "README.md", "exec"), names)
+    labels = [result["predictions"][0]["label"] for result in names["answer"]["results"]]
+    assert labels == ["tiger cat", "espresso"]
+
+
+def test_models_commands_run(tiny_home: Path) -> None:
+    (commands,) = [block for block in blocks("sh") if "models list" in block]
+    listing = commands.splitlines()[0].split()[1:]
+    shown = run([str(ROOT / ".venv" / "bin" / "python"), *listing], env=environment(tiny_home))
+    assert shown.startswith("colours:1")
+    assert "production" in shown

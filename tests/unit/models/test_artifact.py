@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from models import artifact
+from models.artifact import Artifact
+from models.errors import ArtifactError, ContractError, ManifestError
+from tests.support.artifacts import GOLDEN, MODEL, make_confidence, make_manifest, write_artifact, write_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LISTED = ("confidence.json", "golden.npz", "model.onnx")
+EXTERNAL = b"\x0a\x08location"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_artifact(tmp_path / "artifact")
+    return tmp_path / "artifact"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- load and seal
+
+
+def test_a_sealed_artifact_loads_with_the_bytes_that_were_hashed(folder: Path) -> None:
+    loaded = Artifact.load(folder)
+
+    assert (loaded.path, loaded.model, loaded.golden) == (folder, MODEL, GOLDEN)
+    assert loaded.confidence == make_confidence(1.5)
+    assert loaded.manifest.reference == "birds:1"
+
+
+def test_seal_returns_the_manifest_that_it_wrote_with_the_sha256_of_every_other_file(tmp_path: Path) -> None:
+    write_files(tmp_path, model=b"abc")
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+
+    sealed = artifact.seal(tmp_path, make_manifest())
+
+    assert sealed == artifact.read_manifest(tmp_path)
+    assert set(sealed.files) == {*LISTED, "weights.safetensors"}
+    # The two sha256 that everybody knows: of "abc" and of nothing.
+    assert sealed.files["model.onnx"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sealed.files["weights.safetensors"] == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_seal_of_a_sealed_folder_replaces_the_manifest_and_does_not_list_it(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(b"another graph")
+
+    sealed = artifact.seal(folder, make_manifest(version=2))
+
+    assert set(sealed.files) == set(LISTED)
+    assert Artifact.load(folder).manifest.version == 2
+
+
+def test_seal_leaves_no_temporary_file(folder: Path) -> None:
+    assert set(files(folder)) == {*LISTED, "manifest.json"}
+
+
+def test_files_in_a_folder_of_the_artifact_are_listed_and_verified(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "notes.txt").write_text("kept")
+
+    assert "extra/notes.txt" in artifact.seal(tmp_path, make_manifest()).files
+    (tmp_path / "extra" / "notes.txt").write_text("lost")
+    with pytest.raises(ArtifactError, match=r"extra/notes\.txt was altered"):
+        artifact.verify(tmp_path)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_seal_without_a_required_file_is_refused_and_writes_nothing(name: str, tmp_path: Path) -> None:
+    write_files(tmp_path)
+    (tmp_path / name).unlink()
+    before = files(tmp_path)
+
+    with pytest.raises(ArtifactError) as caught:
+        artifact.seal(tmp_path, make_manifest())
+
+    assert str(caught.value) == f"{tmp_path} has no {name}; an artifact needs confidence.json, golden.npz, model.onnx"
+    assert files(tmp_path) == before
+
+
+# --- what is noticed
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_flip_of_any_byte_of_any_listed_file_is_noticed(name: str, folder: Path) -> None:
+    original = (folder / name).read_bytes()
+    assert len(original) >= 16
+
+    for position in range(len(original)):
+        flipped = bytearray(original)
+        flipped[position] ^= 1 << (position % 8)
+        (folder / name).write_bytes(flipped)
+        with pytest.raises(ArtifactError, match=f"/{name} was altered: its sha256 is "):
+            artifact.verify(folder)
+        with pytest.raises(ArtifactError, match=f"/{name} was altered: its sha256 is "):
+            Artifact.load(folder)
+
+    (folder / name).write_bytes(original)
+    artifact.verify(folder)
+
+
+def test_an_altered_file_is_named_with_both_hashes(folder: Path) -> None:
+    listed = artifact.read_manifest(folder).files["model.onnx"]
+    (folder / "model.onnx").write_bytes(b"abc")
+
+    with pytest.raises(ArtifactError) as caught:
+        artifact.verify(folder)
+
+    assert str(caught.value) == (
+        f"{folder / 'model.onnx'} was altered: its sha256 is ba7816bf8f01…, and the manifest says {listed[:12]}…"
+    )
+
+
+def test_a_manifest_with_any_byte_flipped_is_never_taken_for_the_one_that_was_written(folder: Path) -> None:
+    written = artifact.read_manifest(folder)
+    original = written.to_bytes()
+    noticed = 0
+
+    for position in range(len(original)):
+        flipped = bytearray(original)
+        flipped[position] ^= 1
+        (folder / "manifest.json").write_bytes(flipped)
+        try:
+            assert artifact.verify(folder) != written
+        except ContractError:
+            noticed += 1
+
+    # What is left are the characters of labels, sizes and other values, which nothing hashes.
+    assert noticed > 0.8 * len(original)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the docstring of models.artifact says that a directory that was altered is refused; nothing hashes "
+    "manifest.json itself, so an edited label or crop_ratio passes",
+)
+def test_a_label_altered_in_the_manifest_is_noticed(folder: Path) -> None:
+    manifest = folder / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"cat"', b'"car"'))
+
+    with pytest.raises(ContractError):
+        artifact.verify(folder)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_missing_file_is_noticed(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+
+    with pytest.raises(ArtifactError) as caught:
+        Artifact.load(folder)
+
+    assert str(caught.value) == f"{folder / name} is missing (or is a link), and the manifest lists it"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".hidden", "extra/notes.txt", "model.onnx.data"])
+def test_a_file_that_the_manifest_does_not_list_is_noticed(name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"")
+
+    with pytest.raises(ArtifactError) as caught:
+        artifact.verify(folder)
+
+    assert str(caught.value) == f"{folder} holds {name}, which its manifest does not list"
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_link_in_place_of_a_file_is_noticed_even_where_its_bytes_are_right(name: str, folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder / name, tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+
+    with pytest.raises(ArtifactError, match=rf"/{name} is missing \(or is a link\), and the manifest lists it$"):
+        artifact.verify(folder)
+
+
+def test_a_link_that_leads_nowhere_is_noticed(folder: Path) -> None:
+    (folder / "dangling").symlink_to(folder / "nothing")
+
+    with pytest.raises(ArtifactError, match="holds dangling, which its manifest does not list$"):
+        artifact.verify(folder)
+
+
+_LINKED_FOLDER = pytest.mark.xfail(
+    strict=True, reason="models.artifact.verify leaves out what is_dir() says yes to, and that follows links"
+)
+
+
+@_LINKED_FOLDER
+def test_a_link_to_a_folder_is_noticed(folder: Path) -> None:
+    (folder / "elsewhere").symlink_to("/")
+
+    with pytest.raises(ArtifactError, match="holds elsewhere, which its manifest does not list$"):
+        artifact.verify(folder)
+
+
+@_LINKED_FOLDER
+def test_a_listed_file_that_lies_behind_a_linked_folder_is_noticed(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "artifact")
+    (folder / "extra").mkdir()
+    (folder / "extra" / "notes.txt").write_text("kept")
+    artifact.seal(folder, make_manifest())
+    shutil.move(folder / "extra", tmp_path / "outside")
+    (folder / "extra").symlink_to(tmp_path / "outside")
+
+    with pytest.raises(ArtifactError, match="extra"):
+        artifact.verify(folder)
+
+
+def test_a_folder_in_place_of_a_file_is_noticed(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+    (folder / "model.onnx").mkdir()
+
+    with pytest.raises(ArtifactError, match=r"model\.onnx is missing \(or is a link\), and the manifest lists it$"):
+        artifact.verify(folder)
+
+
+def test_a_confidence_that_is_hashed_and_not_valid_is_refused(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    (tmp_path / "confidence.json").write_text('{"schema_version": 1}')
+    artifact.seal(tmp_path, make_manifest())
+
+    with pytest.raises(ManifestError, match=r"^confidence\.temperature: Field required"):
+        Artifact.load(tmp_path)
+
+
+# --- the manifest itself
+
+
+def test_an_unfinished_seal_is_not_an_artifact(tmp_path: Path) -> None:
+    write_files(tmp_path)
+
+    for read in (artifact.read_manifest, artifact.verify, Artifact.load):
+        with pytest.raises(ArtifactError) as caught:
+            read(tmp_path)
+        assert str(caught.value) == f"{tmp_path} is not an artifact: manifest.json cannot be read (No such file or directory)"
+
+
+def test_a_seal_that_died_before_its_rename_is_not_an_artifact(folder: Path) -> None:
+    (folder / "manifest.json").rename(folder / f".manifest.json.{os.getpid()}.tmp")
+
+    with pytest.raises(ArtifactError, match="is not an artifact: manifest.json cannot be read"):
+        Artifact.load(folder)
+
+
+def test_a_folder_in_place_of_the_manifest_is_not_an_artifact(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").mkdir()
+
+    with pytest.raises(ArtifactError, match=r"manifest\.json cannot be read \(Is a directory\)$"):
+        artifact.verify(folder)
+
+
+def test_a_manifest_cut_off_anywhere_is_refused(folder: Path) -> None:
+    data = (folder / "manifest.json").read_bytes().rstrip()
+
+    for length in range(0, len(data), 23):
+        (folder / "manifest.json").write_bytes(data[:length])
+        with pytest.raises(ManifestError, match="Invalid JSON"):
+            artifact.verify(folder)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_manifest_that_does_not_list_a_required_file_is_refused(name: str, folder: Path) -> None:
+    manifest = artifact.read_manifest(folder)
+    listed = {key: digest for key, digest in manifest.files.items() if key != name}
+    (folder / "manifest.json").write_bytes(manifest.model_copy(update={"files": listed}).to_bytes())
+
+    with pytest.raises(ArtifactError) as caught:
+        artifact.verify(folder)
+
+    assert str(caught.value) == f"{folder / 'manifest.json'} does not list {name}, which every artifact has"
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "a/../../outside.txt", "a//b", "..", ""])
+def test_a_manifest_that_points_outside_its_folder_is_refused(name: str, folder: Path) -> None:
+    (folder.parent / "outside.txt").write_text("not ours")
+    manifest = artifact.read_manifest(folder)
+    listed = manifest.files | {name: "0" * 64}
+    (folder / "manifest.json").write_bytes(manifest.model_copy(update={"files": listed}).to_bytes())
+
+    with pytest.raises(ManifestError, match="String should match pattern"):
+        artifact.verify(folder)
+
+
+# --- tensors outside the file
+
+
+@pytest.mark.parametrize("model", [EXTERNAL, b"graph" + EXTERNAL + b"\x12\x0amodel.data", EXTERNAL + b"graph"])
+def test_a_model_that_keeps_tensors_in_another_file_cannot_be_sealed(model: bytes, tmp_path: Path) -> None:
+    write_files(tmp_path, model=model)
+
+    with pytest.raises(ArtifactError) as caught:
+        artifact.seal(tmp_path, make_manifest())
+
+    assert str(caught.value) == (
+        f"{tmp_path / 'model.onnx'} keeps tensors in another file; export it as one file (external_data=False)"
+    )
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_model_that_keeps_tensors_in_another_file_is_refused_even_where_its_hash_is_right(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(EXTERNAL)
+    manifest = artifact.read_manifest(folder)
+    digests = manifest.files | {"model.onnx": hashlib.sha256(EXTERNAL).hexdigest()}
+    (folder / "manifest.json").write_bytes(manifest.model_copy(update={"files": digests}).to_bytes())
+
+    with pytest.raises(ArtifactError, match=r"model\.onnx keeps tensors in another file; export it as one file"):
+        artifact.verify(folder)
+
+
+@pytest.mark.parametrize("model", [b"location", b"\x0a\x09location", b"\x0a\x08locatio"])
+def test_a_model_that_only_mentions_a_location_is_accepted(model: bytes, tmp_path: Path) -> None:
+    write_artifact(tmp_path, model=model)
+
+    assert Artifact.load(tmp_path).model == model
+
+
+# --- writing
+
+
+def test_write_synced_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "value.json"
+    target.write_bytes(b"a longer value than the new one")
+
+    artifact.write_synced(target, b"new")
+
+    assert target.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_write_synced_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "value.json"
+    target.write_bytes(b"old")
+    (tmp_path / f".value.json.{os.getpid()}.tmp").mkdir()  # the temporary file cannot be opened
+
+    with pytest.raises(IsADirectoryError):
+        artifact.write_synced(target, b"new")
+
+    assert target.read_bytes() == b"old"
