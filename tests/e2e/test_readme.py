@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -91,11 +92,9 @@ def test_clothes_are_answered_as_the_readme_says(real: Server, tmp_path: Path) -
 
 def test_python_example_runs(real: Server) -> None:
     (code,) = blocks("python")
-    names: dict[str, object] = {}
-    code = code.replace("http://localhost:3000", real.url).replace('"samples/', f'"{ROOT}/samples/')
-    exec(compile(code, "README.md", "exec"), names)
-    labels = [result["predictions"][0]["label"] for result in names["answer"]["results"]]
-    assert labels == ["tiger cat", "espresso"]
+    code = code.replace("http://localhost:3000", real.url) + "\nimport json\nprint(json.dumps(answer))"
+    answer = json.loads(run([sys.executable, "-c", code]))
+    assert [result["predictions"][0]["label"] for result in answer["results"]] == ["tiger cat", "espresso"]
 
 
 def test_models_commands_run(tiny_home: Path) -> None:
