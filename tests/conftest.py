@@ -11,5 +11,9 @@ from __future__ import annotations
 import os
 import tempfile
 
+from training.cli import WAITING
+
 os.environ["BENTOML_HOME"] = tempfile.mkdtemp(prefix="candor-tests-bentoml-")
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+# As the command line does, before torch is imported.
+os.environ.setdefault(*WAITING)

@@ -119,6 +119,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     """The exported file in ONNX Runtime's CPU provider, with as many threads as there are cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count() or 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

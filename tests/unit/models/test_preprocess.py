@@ -397,14 +397,11 @@ def test_a_cmyk_jpeg_is_not_scaled_and_counts_whole() -> None:
         load(data, limits=Limits(decoded_px=64 * 64 - 1))
 
 
-def test_a_48_megapixel_jpeg_is_accepted_quickly() -> None:
+def test_a_48_megapixel_jpeg_is_accepted_because_it_is_scaled_down() -> None:
     data = encode(plain((0, 0, 255), 8000, 6000), "JPEG", quality=50)
+    assert 8000 * 6000 > DEFAULT_LIMITS.decoded_px
 
-    began = time.perf_counter()
-    pixels = load(data, 224, 224, crop_ratio=0.9)
-
-    assert time.perf_counter() - began < 1.0
-    assert_colour(pixels, (0, 0, 255), tolerance=3)
+    assert_colour(load(data, 224, 224, crop_ratio=0.9), (0, 0, 255), tolerance=3)
 
 
 def test_an_81_megapixel_png_is_refused_in_under_half_a_second() -> None:
