@@ -10,7 +10,6 @@ BOOTSTRAP := requirements/bootstrap.txt
 LOCK := requirements/dev.txt
 STAMP := $(VENV)/.installed
 export BENTOML_DO_NOT_TRACK := true
-export PYTHONWARNINGS ?= default
 
 .PHONY: help install run fit lint fmt types imports unit check test lock clean
 
@@ -33,7 +32,7 @@ run: install  ## set up, train the sample once, and serve on 127.0.0.1:3000
 
 fit: install  ## fine-tune on your own images: make fit DATA=~/photos NAME=birds [ARGS="--epochs 8"]
 	@test -n "$(DATA)" -a -n "$(NAME)" || { echo 'usage: make fit DATA=~/photos NAME=birds'; exit 2; }
-	@$(BIN)/python -m training fit $(DATA) --name $(NAME) $(ARGS)
+	@$(BIN)/python -m training fit "$(DATA)" --name "$(NAME)" $(ARGS)
 
 fmt: install  ## format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix-only --quiet .

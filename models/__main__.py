@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         registry = Registry(read_home_settings().registry_root)
         _COMMANDS[options.command](registry, options)
-    except ContractError as err:
+    except (ContractError, OSError) as err:
         sys.stderr.write(f"{err}\n")
         return 2
     return 0
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="names, versions, and which is in production")
     listing.add_argument("name", nargs="?")
     for command, text in (
-        ("show", "the manifest of a version, as JSON"),
+        ("show", "manifest and calibration of a version, as JSON"),
         ("verify", "hash every file of a version"),
         ("promote", "point production at NAME:N"),
     ):
@@ -45,21 +45,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(registry: Registry, options: argparse.Namespace) -> None:
-    names = [options.name] if options.name else registry.names()
-    for name in names:
+    if options.name and not registry.versions(options.name):
+        registry.resolve(options.name)
+    for name in [options.name] if options.name else registry.names():
         aliases = registry.aliases(name)
         for version in registry.versions(name):
-            card = summary(registry.manifest(name, version))
-            marks = [alias for alias in ("production", "candidate") if getattr(aliases, alias) == version]
-            scores = "" if card["accuracy"] is None else f"accuracy {card['accuracy']:.3f}  nll {card['nll']:.3f}"
-            line = f"{name}:{version:<5} {card['backbone']:24} {card['labels']:>5} labels  {scores:32} {' '.join(marks)}"
-            sys.stdout.write(line.rstrip() + "\n")
+            marks = " ".join(alias for alias in ("production", "candidate") if getattr(aliases, alias) == version)
+            sys.stdout.write(f"{name}:{version:<5} {_describe(registry, name, version)} {marks}".rstrip() + "\n")
+
+
+def _describe(registry: Registry, name: str, version: int) -> str:
+    """One version on one line; one that cannot be read does not hide the others."""
+    try:
+        card = summary(registry.manifest(name, version), registry.confidence(name, version))
+    except ContractError as err:
+        return f"cannot be read: {str(err).splitlines()[0]}"
+    scores = "" if card["accuracy"] is None else f"accuracy {card['accuracy']:.3f}  nll {card['nll']:.3f}"
+    return f"{card['backbone']:22} {card['labels']:>5} labels  {scores:26} calibration {card['calibration']:8}"
 
 
 def _show(registry: Registry, options: argparse.Namespace) -> None:
     name, version = registry.resolve(options.reference)
     manifest = registry.manifest(name, version)
-    sys.stdout.write(json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    shown = {
+        "manifest": manifest.model_dump(mode="json"),
+        "confidence": registry.confidence(name, version).model_dump(mode="json"),
+    }
+    sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
 
 
 def _verify(registry: Registry, options: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
 """An artifact directory: written as a whole, read with every checksum verified.
 
 Owns the files of one version. Knows nothing of names, versions in order, or aliases (`registry`), nor of what the graph
-computes. `manifest.json` is written last and holds the sha256 of every other file, so a directory that has one is whole,
-and a directory that was altered is refused.
+computes. `manifest.json` is written last and holds the sha256 of every other file and of itself, so a
+directory that has one is whole, and a directory that was altered is refused.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from models.errors import ArtifactError
-from models.manifest import Confidence, Manifest
+from pydantic import ValidationError
+
+from models.errors import ArtifactError, describe
+from models.manifest import UNSEALED, Confidence, Manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +67,19 @@ def read_manifest(path: Path) -> Manifest:
         raise ArtifactError(f"{path} is not an artifact: {MANIFEST} cannot be read ({err.strerror})") from err
 
 
+def read_confidence(path: Path) -> Confidence:
+    """Read only what the artifact in `path` says of its calibration, without verifying the rest.
+
+    Raises:
+        ArtifactError: If there is no such file.
+        ManifestError: If it is not valid.
+    """
+    try:
+        return Confidence.parse((path / CONFIDENCE).read_bytes())
+    except OSError as err:
+        raise ArtifactError(f"{path} is not an artifact: {CONFIDENCE} cannot be read ({err.strerror})") from err
+
+
 def verify(path: Path) -> Manifest:
     """Hash every file of the artifact in `path` and compare with its manifest.
 
@@ -73,10 +88,11 @@ def verify(path: Path) -> Manifest:
         ManifestError: If the manifest is not valid.
     """
     manifest = read_manifest(path)
+    _check_digest(path / MANIFEST, manifest.own_sha256(), manifest.sha256)
     missing = sorted(REQUIRED - manifest.files.keys())
     if missing:
         raise ArtifactError(f"{path / MANIFEST} does not list {missing[0]}, which every artifact has")
-    present = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
+    present = _file_names(path) - {MANIFEST}
     strangers = sorted(present - manifest.files.keys())
     if strangers:
         raise ArtifactError(f"{path} holds {strangers[0]}, which its manifest does not list")
@@ -93,22 +109,35 @@ def seal(path: Path, manifest: Manifest) -> Manifest:
     """Hash the files in `path`, write them into `manifest`, and write that last, all of it synced to disk.
 
     Returns:
-        The manifest as written.
+        The manifest as written, with the hashes of the other files and of itself.
 
     Raises:
-        ArtifactError: If a required file is missing or the model keeps tensors outside itself.
+        ArtifactError: If a required file is missing, a name cannot be one, or the model keeps tensors outside itself.
     """
-    files = {str(file.relative_to(path)): _digest(file) for file in sorted(path.rglob("*")) if file.is_file()}
-    files.pop(MANIFEST, None)
+    files = {name: _digest(path / name) for name in sorted(_file_names(path) - {MANIFEST})}
     missing = sorted(REQUIRED - files.keys())
     if missing:
         raise ArtifactError(f"{path} has no {missing[0]}; an artifact needs {', '.join(sorted(REQUIRED))}")
     refuse_external_tensors((path / MODEL).read_bytes(), path / MODEL)
-    sealed = manifest.model_copy(update={"files": files})
+    sealed = _fill_in(manifest, files, path)
     for name in files:
         sync(path / name)
     write_synced(path / MANIFEST, sealed.to_bytes())
     return sealed
+
+
+def _fill_in(manifest: Manifest, files: dict[str, str], path: Path) -> Manifest:
+    try:
+        unsealed = Manifest.model_validate({**manifest.model_dump(), "files": files, "sha256": UNSEALED})
+    except ValidationError as err:
+        raise ArtifactError(f"{path} cannot be sealed: {describe(err, 'manifest.{}'.format)}") from err
+    return unsealed.model_copy(update={"sha256": unsealed.own_sha256()})
+
+
+def _file_names(path: Path) -> set[str]:
+    """Everything below `path` that is no folder of its own: files, and links of every kind."""
+    found = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
+    return {str(file.relative_to(path)) for file in found}
 
 
 def refuse_external_tensors(model: bytes, where: Path) -> None:

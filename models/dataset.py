@@ -117,9 +117,10 @@ def scan(root: Path, seed: int) -> Dataset:
         raise DatasetError(f"{root} has {names}; expected at least two folders of images, one for each label")
     index = {label: i for i, label in enumerate(labels)}
     entries = [_Entry(path, index[label], split, _digest(path)) for path, label, split in found]
-    items = tuple(sorted(_assign(entries, seed), key=lambda item: item.path))
-    _require_training(items, labels, root)
-    return Dataset(root, labels, items, tuple(skipped))
+    items = tuple(sorted(_assign(entries, len(labels), seed), key=lambda item: item.path))
+    dataset = Dataset(root, labels, items, tuple(skipped)).without(_leaks(items))
+    _require_training(dataset.items, labels, root)
+    return dataset
 
 
 def _walk(root: Path) -> tuple[list[Path], list[Skipped]]:
@@ -139,7 +140,9 @@ def _walk(root: Path) -> tuple[list[Path], list[Skipped]]:
             path = Path(folder, name)
             if name.startswith("."):
                 continue
-            if path.suffix.lower() not in SUFFIXES:
+            if not _is_text(str(path)):
+                skipped.append(Skipped(path, "its name is not UTF-8"))
+            elif path.suffix.lower() not in SUFFIXES:
                 skipped.append(Skipped(path, f"{path.suffix or 'no suffix'} is not an image's"))
             elif not os.access(path, os.R_OK):
                 skipped.append(Skipped(path, "cannot be read (permissions, or a broken link)"))
@@ -149,14 +152,23 @@ def _walk(root: Path) -> tuple[list[Path], list[Skipped]]:
 
 
 def _labelled(root: Path, files: Sequence[Path]) -> tuple[list[tuple[Path, str, Split | None]], list[Skipped]]:
-    """Label each file by its folder's path. Split folders count where `train` and another one stand at the top."""
+    """Label each file by its folder's path; below `train` and its like (in any case) that path begins there.
+
+    Raises:
+        DatasetError: If `train` stands beside a folder that is no split: its images would be a label, or be lost.
+    """
     tops = {path.relative_to(root).parts[0] for path in files if len(path.relative_to(root).parts) > 2}
-    has_splits = "train" in tops and tops <= SPLIT_FOLDERS.keys()
+    has_splits = "train" in {top.lower() for top in tops}
+    others = sorted(top for top in tops if top.lower() not in SPLIT_FOLDERS)
+    if has_splits and others:
+        raise DatasetError(
+            f"{root} has {others[0]!r} beside train; expected only {', '.join(SPLIT_FOLDERS)} there, or no split folders at all"
+        )
     found: list[tuple[Path, str, Split | None]] = []
     skipped: list[Skipped] = []
     for path in files:
         folders = path.relative_to(root).parts[:-1]
-        split = SPLIT_FOLDERS[folders[0]] if has_splits and folders and folders[0] in SPLIT_FOLDERS else None
+        split = SPLIT_FOLDERS.get(folders[0].lower()) if has_splits and folders else None
         inner = folders[1:] if split else folders
         if inner and (split or not has_splits):
             found.append((path, "/".join(inner), split))
@@ -165,30 +177,41 @@ def _labelled(root: Path, files: Sequence[Path]) -> tuple[list[tuple[Path, str, 
     return found, skipped
 
 
-def _assign(entries: Sequence[_Entry], seed: int) -> Iterator[Item]:
-    """Give every file a split. Files with equal bytes stay together, so that no held-out image was trained on."""
-    drawn = _draw(entries, seed)
+def _assign(entries: Sequence[_Entry], labels: int, seed: int) -> Iterator[Item]:
+    """Give every file a split. Files with equal bytes get one, where it is ours to give."""
+    drawn = _draw(entries, labels, seed)
     for path, label, given, digest in entries:
         yield Item(path, label, drawn.get((given, digest)) or given or "train", digest)
 
 
-def _draw(entries: Sequence[_Entry], seed: int) -> dict[tuple[Split | None, str], Split]:
+def _draw(entries: Sequence[_Entry], labels: int, seed: int) -> dict[tuple[Split | None, str], Split]:
     """Where the splits are not given: what (given split, hash) becomes. Test images are never moved."""
     given = {entry.split for entry in entries} - {None}
     if not given:
-        return _redraw(entries, None, HELD_OUT, seed)
-    if "validation" not in given:
-        return _redraw(entries, "train", {"validation": VALIDATION_FROM_TRAIN}, seed)
-    if "calibration" not in given and _smallest_label(entries, "validation") >= MIN_TO_HALVE_VALIDATION:
-        return _redraw(entries, "validation", {"calibration": 0.5}, seed)
-    return {}
+        return {(None, digest): split for digest, split in _divide(entries, HELD_OUT, seed).items()}
+    drawn: dict[tuple[Split | None, str], Split] = {}
+    source: Split = "validation" if "validation" in given else "train"
+    pool = [entry for entry in entries if entry.split == source]
+    if source == "train":
+        taken = _divide(pool, {"validation": VALIDATION_FROM_TRAIN}, seed)
+        drawn = {("train", digest): split for digest, split in taken.items()}
+        pool = [entry for entry in pool if entry.digest in taken]
+    if "calibration" not in given and _smallest_label(pool, labels) >= MIN_TO_HALVE_VALIDATION:
+        halved = _divide(pool, {"calibration": 0.5}, seed)
+        drawn |= {(source, digest): split for digest, split in halved.items()}
+    return drawn
 
 
-def _redraw(
-    entries: Sequence[_Entry], source: Split | None, shares: dict[Split, float], seed: int
-) -> dict[tuple[Split | None, str], Split]:
-    chosen = _divide([entry for entry in entries if entry.split == source], shares, seed)
-    return {(source, digest): split for digest, split in chosen.items()}
+def _leaks(items: Iterable[Item]) -> Iterator[Skipped]:
+    """Copies, byte for byte, of an image that another split holds out: it must not have been trained or chosen on."""
+    order = {split: rank for rank, split in enumerate(SPLITS)}
+    strictest: dict[str, Split] = {}
+    items = list(items)
+    for item in items:
+        strictest[item.digest] = max(strictest.get(item.digest, item.split), item.split, key=order.__getitem__)
+    for item in items:
+        if strictest[item.digest] != item.split:
+            yield Skipped(item.path, f"the same image is in {strictest[item.digest]}")
 
 
 def _divide(entries: Sequence[_Entry], shares: dict[Split, float], seed: int) -> dict[str, Split]:
@@ -216,8 +239,17 @@ def _counts(total: int, shares: dict[Split, float]) -> dict[Split, int]:
     return counts
 
 
-def _smallest_label(entries: Sequence[_Entry], split: Split) -> int:
-    return min(Counter(entry.label for entry in entries if entry.split == split).values())
+def _smallest_label(entries: Sequence[_Entry], labels: int) -> int:
+    counts = Counter(entry.label for entry in entries)
+    return min(counts[label] for label in range(labels))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_training(items: Sequence[Item], labels: Sequence[str], root: Path) -> None:

@@ -51,5 +51,6 @@ def rank_labels(row: FloatArray, labels: Sequence[str], top_k: int) -> list[tupl
 
 def largest_difference(a: FloatArray, b: FloatArray) -> float:
     """The largest absolute difference between two arrays of one shape; infinite where one of them is not finite."""
-    difference = np.abs(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
     return float(difference.max(initial=0.0)) if np.isfinite(difference).all() else float("inf")

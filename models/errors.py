@@ -24,6 +24,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic import ValidationError
 
 
@@ -87,12 +89,20 @@ class ImageTooLargeError(ImageError):
     """The header declares more pixels than the limit."""
 
 
-def describe(error: ValidationError, prefix: str = "") -> str:
-    """Turn pydantic's findings into one line each, all at once, named as the user wrote them."""
+def describe(error: ValidationError, name: Callable[[str], str]) -> str:
+    """Turn pydantic's findings into one line each, all at once, named as the user wrote them.
+
+    Args:
+        error: The findings.
+        name: A field's path (`preprocessing.crop_ratio`) to what the user wrote (`manifest.preprocessing.crop_ratio`).
+    """
     lines = []
     for finding in error.errors(include_url=False, include_context=False):
-        field = prefix + ".".join(str(part) for part in finding["loc"])
-        got = "" if finding["type"] in {"missing", "extra_forbidden"} else f", got {finding['input']!r:.80}"
+        path = ".".join(str(part) for part in finding["loc"])
+        field = name(path) if finding["loc"] else name("").rstrip("._")
+        # What concerns the whole value would repeat all of it.
+        hidden = finding["type"] in {"missing", "extra_forbidden"} or not finding["loc"]
+        got = "" if hidden else f", got {finding['input']!r:.80}"
         message = "is not a known key" if finding["type"] == "extra_forbidden" else finding["msg"]
-        lines.append(f"{field or 'value'}: {message}{got}")
+        lines.append(f"{field}: {message.removeprefix('Value error, ')}{got}")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ aliases (`registry`). There are no defaults for anything that changes a predicti
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter
 from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
@@ -20,10 +21,12 @@ from models.recipe import Recipe  # noqa: TC001 - pydantic reads the annotation
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 MAX_CAM_LABELS = 200
+# What stands in `sha256` until an artifact is sealed.
+UNSEALED = "0" * 64
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-# One path component, so that no manifest can point outside its own directory.
+# A file, or a file in one folder: so that no manifest can point outside its own directory.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")]
 
 T = TypeVar("T", bound=BaseModel)
@@ -156,6 +159,7 @@ class Manifest(Frozen):
     libraries: dict[str, str]
     metrics: Metrics | None
     files: dict[FileName, Sha256]
+    sha256: Sha256
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
@@ -177,6 +181,10 @@ class Manifest(Frozen):
         """UTF-8 JSON with sorted keys, so that equal manifests are equal bytes."""
         return canonical_json(self)
 
+    def own_sha256(self) -> str:
+        """The hash of this manifest, with zeros where the hash stands."""
+        return hashlib.sha256(self.model_copy(update={"sha256": UNSEALED}).to_bytes()).hexdigest()
+
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read `manifest.json`.
@@ -188,8 +196,8 @@ class Manifest(Frozen):
 
 
 def canonical_json(value: BaseModel) -> bytes:
-    """UTF-8 JSON in the order of the fields, indented, with a closing newline."""
-    return value.model_dump_json(indent=2).encode() + b"\n"
+    """UTF-8 JSON with sorted keys, indented, with a closing newline."""
+    return json.dumps(value.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def recipe_sha256(recipe: Recipe) -> str:
@@ -215,11 +223,11 @@ def _parse(kind: type[T], data: bytes, prefix: str) -> T:
         return kind.model_validate_json(data)
     except ValidationError as err:
         raise ManifestError(
-            f"{describe(err, prefix + '.')}\nexport it again with training, or use the candor that wrote it"
+            f"{describe(err, (prefix + '.{}').format)}\nexport it again with training, or use the candor that wrote it"
         ) from err
 
 
-def summary(manifest: Manifest) -> dict[str, Any]:
+def summary(manifest: Manifest, confidence: Confidence) -> dict[str, Any]:
     """What a list of versions shows of one: plain JSON types only."""
     scores = manifest.metrics.calibrated if manifest.metrics else None
     return {
@@ -232,4 +240,6 @@ def summary(manifest: Manifest) -> dict[str, Any]:
         "accuracy": scores.accuracy if scores else None,
         "nll": scores.nll if scores else None,
         "ece": scores.ece if scores else None,
+        "calibration": confidence.temperature.status,
+        "calibration_reason": confidence.temperature.reason,
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 
@@ -24,8 +25,6 @@ from models.errors import EmptyImageError, ImageTooLargeError, UnreadableImageEr
 from models.manifest import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-# The header decides about the size, so Pillow's own bomb guard (a warning at 89 megapixels) must not speak first.
-Image.MAX_IMAGE_PIXELS = None
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -44,6 +43,9 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+# Pillow looks where a header does not: at the frames inside a GIF. Over this it warns, and over twice this it raises.
+Image.MAX_IMAGE_PIXELS = DEFAULT_LIMITS.header_px
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def standard_preprocessing(crop_ratio: float) -> Preprocessing:
@@ -110,6 +112,8 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
         raise UnsupportedFormatError(
             f"the content is not an image that is accepted (it begins with {data[:8]!r}); send JPEG, PNG, WebP, BMP or GIF"
         ) from err
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
+        raise ImageTooLargeError(f"the image declares too many pixels; at most {limits.header_px} are accepted") from err
     except _DECODE_ERRORS as err:
         raise UnreadableImageError(f"the image's header cannot be read: {err}") from err
     declared = image.width * image.height
@@ -139,7 +143,9 @@ _DECODE_ERRORS = (
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; anything unreadable is 1 (upright)."""
+    """EXIF orientation 1..8; anything unreadable is 1 (upright). Only what the header held: `getexif` may load a PNG."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
     try:
         value = image.getexif().get(0x0112, 1)
     except _DECODE_ERRORS:
@@ -189,6 +195,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to RGB: 16-bit greys are scaled, transparency lies over white."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image, dtype=np.float64)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            grey = np.where(grey == transparent, 65535, grey)
         # Pillow opens 16-bit greyscale as I;16 or I, and its own conversion clips everything above 255 to white.
         return Image.fromarray((np.clip(grey, 0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:

@@ -77,7 +77,7 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as err:
-            raise RecipeError(describe(err, "recipe.")) from err
+            raise RecipeError(describe(err, "recipe.{}".format)) from err
 
     @classmethod
     def load(cls, path: Path | None, overrides: Sequence[str] = ()) -> Self:
@@ -94,7 +94,7 @@ class Recipe(BaseModel):
         if path is not None:
             try:
                 values = tomllib.loads(path.read_text())
-            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+            except (OSError, ValueError, RecursionError) as err:
                 raise RecipeError(f"recipe {path} cannot be read: {err}") from err
         for item in overrides:
             key, separator, text = item.partition("=")
@@ -108,6 +108,8 @@ def _literal(text: str) -> Any:
     if text == "auto":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    # A line break in the text could smuggle in further keys.
+    return parsed["value"] if parsed.keys() == {"value"} and "\n" not in text else text

@@ -15,16 +15,20 @@ import shutil
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models import artifact
 from models.artifact import MANIFEST, read_manifest
-from models.errors import ConflictError, ManifestError, NothingToRollBackError, RegistryError, UnknownModelError, describe
-from models.manifest import NAME_PATTERN, Manifest, check_name
+from models.errors import ConflictError, NothingToRollBackError, RegistryError, UnknownModelError, describe
+from models.manifest import NAME_PATTERN, Confidence, Manifest, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HISTORY = 50
+_FOLDER_MODE, _FILE_MODE = 0o755, 0o644
 
 
 class Aliases(BaseModel):
@@ -55,7 +59,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every name that has a version, in alphabetical order."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _is_folder(self.root):
             names = (entry.name for entry in os.scandir(self.root) if re.fullmatch(NAME_PATTERN, entry.name))
             return sorted(name for name in names if self.versions(name))
         return []
@@ -88,6 +92,16 @@ class Registry:
         """
         return read_manifest(self.path(name, version))
 
+    def confidence(self, name: str, version: int) -> Confidence:
+        """Read what a version says of its calibration, without verifying its files.
+
+        Raises:
+            UnknownModelError: If there is none.
+            ArtifactError: If it cannot be read.
+            ManifestError: If it is not valid.
+        """
+        return artifact.read_confidence(self.path(name, version))
+
     def aliases(self, name: str) -> Aliases:
         """What the aliases of `name` point to now.
 
@@ -101,7 +115,7 @@ class Registry:
         try:
             return Aliases.model_validate_json(file.read_bytes())
         except ValidationError as err:
-            raise RegistryError(f"{file} is not valid: {describe(err)}") from err
+            raise RegistryError(f"{file} is not valid: {describe(err, 'aliases.{}'.format)}") from err
 
     def history(self, name: str) -> list[int]:
         """The epochs of `name`, ascending; each is a file of `aliases/`."""
@@ -142,13 +156,14 @@ class Registry:
         staging = self.root / name / f".publishing-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             shutil.copytree(source, staging)
-            _make_readable(staging)
             sealed = self._rename_into_place(staging, folder, manifest)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        if self.aliases(name).epoch == 0:
+        now = self.aliases(name)
+        if now.production is None:
+            first = {"epoch": now.epoch + 1, "production": sealed.version, "action": "first version"}
             with contextlib.suppress(ConflictError):
-                self._append(name, Aliases(epoch=1, production=sealed.version, action="first version"))
+                self._append(name, now.model_copy(update=first))
         return sealed
 
     def promote(self, name: str, version: int) -> Aliases:
@@ -207,6 +222,7 @@ class Registry:
         while True:
             version = max((int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal()), default=0) + 1
             sealed = artifact.seal(staging, manifest.model_copy(update={"version": version}))
+            _make_readable(staging)
             try:
                 staging.rename(folder / str(version))
             except OSError as err:
@@ -214,6 +230,8 @@ class Registry:
                     continue
                 raise
             artifact.sync(folder)
+            folder.parent.chmod(_FOLDER_MODE)
+            folder.chmod(_FOLDER_MODE)
             return sealed
 
     def _append(self, name: str, aliases: Aliases) -> Aliases:
@@ -221,8 +239,10 @@ class Registry:
         aliases = aliases.model_copy(update={"at": datetime.now(UTC)})
         folder = self.root / name / "aliases"
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(_FOLDER_MODE)
         temporary = folder / f".{uuid.uuid4().hex}.tmp"
         artifact.write_synced(temporary, aliases.model_dump_json(indent=2).encode() + b"\n")
+        temporary.chmod(_FILE_MODE)
         try:
             os.link(temporary, folder / f"{aliases.epoch}.json")
         except FileExistsError as err:
@@ -236,7 +256,7 @@ class Registry:
         check_name(name)
         try:
             entries = os.scandir(self.root / name / "aliases")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         stems = (entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))
         return [int(stem) for stem in stems if stem.isdecimal()]
@@ -253,9 +273,9 @@ class Registry:
 
 def _make_readable(folder: Path) -> None:
     """Readable for everybody: who serves a version is seldom who trained it."""
-    folder.chmod(0o755)
+    folder.chmod(_FOLDER_MODE)
     for path in folder.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        path.chmod(_FOLDER_MODE if path.is_dir() else _FILE_MODE)
 
 
 def parse_reference(reference: str) -> tuple[str, int | None]:
@@ -264,14 +284,21 @@ def parse_reference(reference: str) -> tuple[str, int | None]:
     Raises:
         UnknownModelError: If it is neither.
     """
-    name, separator, version = reference.partition(":")
+    match = re.fullmatch(rf"({NAME_PATTERN[1:-1]})(?::([1-9][0-9]{{0,8}}))?", reference)
+    if match is None:
+        raise UnknownModelError(
+            f"{reference!r:.80} is not a model; write name or name:version, such as birds or birds:3, in small letters"
+        )
+    return match[1], int(match[2]) if match[2] else None
+
+
+@contextlib.contextmanager
+def _is_folder(root: Path) -> Iterator[None]:
+    """Say in words that the registry's root is no folder, or may not be read."""
     try:
-        check_name(name)
-        return name, int(version) if separator else None
-    except ValueError as err:
-        raise UnknownModelError(f"{reference!r:.80} is not a model; write name or name:version, such as birds:3") from err
-    except ManifestError as err:
-        raise UnknownModelError(str(err)) from err
+        yield
+    except (NotADirectoryError, PermissionError) as err:
+        raise RegistryError(f"the registry {root} cannot be read: {err.strerror}; CANDOR_REGISTRY names a folder") from err
 
 
 def _is_whole(path: str | Path) -> bool:

@@ -18,7 +18,7 @@ PREFIX = "CANDOR_"
 class HomeSettings(BaseSettings):
     """`home` holds registry, runs, datasets, jobs, feedback and cache; `registry` may be elsewhere, and shared."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(default=Path("var"), description="where state lives")
     registry: Path | None = Field(default=None, description="the registry's folder; default: registry under the home")
@@ -34,6 +34,11 @@ class HomeSettings(BaseSettings):
         return self.home / "runs"
 
 
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
 def read_home_settings() -> HomeSettings:
     """Read `CANDOR_HOME` and `CANDOR_REGISTRY`.
 
@@ -43,4 +48,4 @@ def read_home_settings() -> HomeSettings:
     try:
         return HomeSettings()
     except ValidationError as err:
-        raise SettingsError(describe(err, PREFIX)) from err
+        raise SettingsError(describe(err, variable)) from err

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -63,10 +64,17 @@ class Batcher(Generic[Item, Result]):
             Exception: Whatever `run` raised for this item; a batch mate's error stays the mate's.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting[Item, Result](item, loop.create_future(), loop.time())
+        waiting = _Waiting[Item, Result](item, loop.create_future(), time.monotonic())
         self._waiting.append(waiting)
         self._pump()
         return await waiting.answer
+
+    def oldest_wait_s(self) -> float:
+        """Seconds since the oldest waiting item came; 0 where none waits. May be called from any thread."""
+        try:
+            return time.monotonic() - self._waiting[0].since
+        except IndexError:
+            return 0.0
 
     async def drain(self) -> None:
         """Wait until nothing waits or runs."""
@@ -93,7 +101,7 @@ class Batcher(Generic[Item, Result]):
             if not waiting.answer.done():
                 batch.append(waiting)
         if batch:
-            now = asyncio.get_running_loop().time()
+            now = time.monotonic()
             self._on_taken(len(batch), [now - waiting.since for waiting in batch])
         return batch
 

@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
     from service.engine import EngineRef
 
+TIMEOUT_S = 300
 Call = TypeVar("Call")
 File = Annotated[Any, WithJsonSchema({"type": "file", "format": "image"})]
 # Everything of BentoML's that costs a request time or shows it to others is off; ours is in `guard` and `metrics`.
 SERVICE_OPTIONS: dict[str, Any] = {
     "name": "candor",
     "workers": 1,
-    # Its timeout would also cut long answers of mounted routes; deadlines are ours.
-    "traffic": {"timeout": 86_400},
+    # A timer that is never cancelled stands for each request until this is over, so a day of it would be a leak. The first
+    # byte of an answer satisfies it, and our own deadline is sooner.
+    "traffic": {"timeout": TIMEOUT_S},
     "metrics": {"enabled": False},
     "logging": {"access": {"enabled": False}},
     "tracing": {"excluded_urls": ".*"},

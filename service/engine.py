@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from models.preprocess import Limits
 from models.registry import Registry
+from service.budget import Budget
+from service.cores import available_cores
 from service.decode import Decoder
 from service.inputs import BodyLimits
 from service.metrics import Metrics
@@ -27,16 +28,18 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         """Build the parts; nothing is read or loaded until `start`."""
-        cores = os.cpu_count() or 1
+        cores = available_cores()
         self.settings = settings
         self.metrics = Metrics()
         self.registry = Registry(settings.registry_root)
         self._lanes = ThreadPoolExecutor(max(2, cores), thread_name_prefix="infer")
         self.slots = Slots(self.registry, settings, self._lanes, self.metrics)
+        self.metrics.queue_age.set_function(self.slots.oldest_wait_s)
         limits = Limits(header_px=settings.max_image_pixels, decoded_px=settings.max_decoded_pixels)
         self.decoder = Decoder(max(2, cores), limits, self.metrics)
         self.predictor = Predictor(self.decoder, Bounds(settings.queue_limit, settings.deadline_s), self.metrics)
-        self.body_limits = BodyLimits(settings.max_body_bytes, settings.max_images)
+        self.body_limits = BodyLimits(settings.max_body_bytes, settings.max_json_bytes, settings.max_images)
+        self.budget = Budget(settings.queue_bytes)
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:

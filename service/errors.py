@@ -2,10 +2,11 @@
 
     ServiceError
     ├── BadRequestError              400  empty_body, invalid_parameter, model_required
-    ├── ForbiddenError               403  foreign_origin, unknown_host
+    ├── ForbiddenError               403  foreign_origin, unknown_host, not_allowed
     ├── UnknownModelError            404  unknown_model
     ├── BodyTooLargeError            413  body_too_large
     ├── UnsupportedMediaTypeError    415  unsupported_media_type
+    ├── DisconnectedError            499  disconnected (nobody reads it)
     ├── QueueFullError               429  queue_full
     ├── NotReadyError                503  not_ready
     ├── DeadlineExceededError        504  deadline_exceeded
@@ -69,6 +70,12 @@ class UnknownHostError(ForbiddenError):
     code = "unknown_host"
 
 
+class NotAllowedError(ForbiddenError):
+    """The service can be reached from other machines and was not told that this is meant."""
+
+    code = "not_allowed"
+
+
 class UnknownModelError(ServiceError):
     """No such model is served."""
 
@@ -88,6 +95,13 @@ class UnsupportedMediaTypeError(ServiceError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class DisconnectedError(ServiceError):
+    """The caller hung up; nobody reads this answer. The status is nginx's, for the metrics."""
+
+    status = 499
+    code = "disconnected"
 
 
 class QueueFullError(ServiceError):

@@ -13,18 +13,29 @@ import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from service.errors import PROBLEM_TYPE, ForbiddenError, ServiceError, UnknownHostError, problem_of, problem_of_status
+from service.errors import (
+    PROBLEM_TYPE,
+    ForbiddenError,
+    NotAllowedError,
+    ServiceError,
+    UnknownHostError,
+    problem_of,
+    problem_of_status,
+)
+from service.logs import request_id
 from service.settings import is_loopback
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from service.budget import Budget
     from service.engine import EngineRef
 
 logger = logging.getLogger("candor.guard")
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
 _HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 UNMATCHED = "unmatched"
+_PROBES = frozenset({"/livez", "/readyz", "/healthz"})
 
 
 class Guard:
@@ -48,12 +59,14 @@ class Guard:
             await self._app(scope, receive, send)
             return
         answer = _Answer(scope, send)
-        metrics = self._engine.get().metrics
+        request_id.set(answer.request_id.decode())
+        engine = self._engine.get()
+        metrics, body = engine.metrics, _Body(receive, engine.budget)
         started = time.perf_counter()
         metrics.in_flight.inc()
         try:
             self._admit(scope)
-            await self._app(scope, receive, answer.send)
+            await self._app(scope, body.receive, answer.send)
         except ServiceError as err:
             await answer.replace(problem_of(err).response())
         except Exception as err:
@@ -62,6 +75,7 @@ class Guard:
                 raise
             await answer.replace(problem_of(err).response())
         finally:
+            body.give_back()
             metrics.in_flight.dec()
             route = self._route(scope)
             method = scope["method"] if scope["method"] in _HTTP_METHODS else "other"
@@ -77,14 +91,19 @@ class Guard:
         """
         headers = dict(scope["headers"])
         host = _host(b"//" + headers.get(b"host", b""))
-        allowed = self._engine.get().settings.allowed_hosts
+        settings = self._engine.get().settings
+        allowed = settings.allowed_hosts
         server = scope.get("server")
-        if server and is_loopback(str(server[0])) and not (is_loopback(host) or host in allowed):
-            raise UnknownHostError(f"host {host!r:.80} is not this service; allow it with CANDOR_ALLOWED_HOSTS")
+        if server and is_loopback(str(server[0])):
+            if not (is_loopback(host) or host in allowed):
+                raise UnknownHostError(f"host {host!r:.80} is not this service; allow it with CANDOR_ALLOWED_HOSTS")
+        elif settings.allow_unauthenticated is None and scope["path"] not in _PROBES:
+            # `python -m service` does not listen here without it; `bentoml serve` binds every address by default.
+            raise NotAllowedError("there are no keys, and this address is not loopback; set CANDOR_ALLOW_UNAUTHENTICATED=predict")
         if b"origin" in headers:
-            origin = _host(headers[b"origin"])
-            if origin != host and origin not in allowed:
-                raise ForbiddenError(f"origin {origin!r:.80} may not ask; allow it with CANDOR_ALLOWED_HOSTS")
+            origin = urlsplit(headers[b"origin"].decode("latin-1"))
+            if origin.netloc != headers.get(b"host", b"").decode("latin-1") and origin.hostname not in allowed:
+                raise ForbiddenError(f"origin {origin.geturl()!r:.80} may not ask; allow it with CANDOR_ALLOWED_HOSTS")
 
     def _route(self, scope: Scope) -> str:
         """The route's template, from a closed set: a path from the caller is never a label."""
@@ -92,6 +111,31 @@ class Guard:
             return str(scope["path"])
         template = getattr(scope.get("route"), "path", None)
         return template if isinstance(template, str) and "{" in template else UNMATCHED
+
+
+class _Body:
+    """What is received, counted against the bytes that may be in memory until the answer is given."""
+
+    def __init__(self, receive: Receive, budget: Budget) -> None:
+        self._receive = receive
+        self._budget = budget
+        self._taken = 0
+
+    async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            QueueFullError: If the bodies of all requests together grow too large.
+        """
+        message = await self._receive()
+        count = len(message.get("body", b""))
+        self._budget.take(count)
+        self._taken += count
+        return message
+
+    def give_back(self) -> None:
+        """The request is answered."""
+        self._budget.give_back(self._taken)
 
 
 class _Answer:
@@ -105,7 +149,6 @@ class _Answer:
         self._is_replaced = False
         self._scope = scope
         self._send = send
-        scope["candor.request_id"] = self.request_id.decode()
 
     async def send(self, message: Message) -> None:
         """Pass a message on; an error that is no problem yet becomes one."""

@@ -9,17 +9,25 @@ Fields may stand in the query too, and the query wins.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from models.errors import UnreadableImageError
-from service.errors import BadRequestError, BodyTooLargeError, EmptyBodyError, UnsupportedMediaTypeError
+from service.errors import (
+    BadRequestError,
+    BodyTooLargeError,
+    DisconnectedError,
+    EmptyBodyError,
+    UnsupportedMediaTypeError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,6 +49,7 @@ class BodyLimits:
     """What a body may hold."""
 
     max_bytes: int
+    max_json_bytes: int
     max_images: int
 
 
@@ -90,16 +99,20 @@ async def bounded_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]
 
     Raises:
         BodyTooLargeError: If it is.
+        DisconnectedError: If the caller hangs up before its end.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise BodyTooLargeError(f"the body is {declared} bytes; at most {max_bytes} are accepted")
     total = 0
-    async for chunk in request.stream():
-        total += len(chunk)
-        if total > max_bytes:
-            raise BodyTooLargeError(f"the body is over {max_bytes} bytes, which is what is accepted")
-        yield chunk
+    try:
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > max_bytes:
+                raise BodyTooLargeError(f"the body is over {max_bytes} bytes, which is what is accepted")
+            yield chunk
+    except ClientDisconnect as err:
+        raise DisconnectedError(f"the caller hung up after {total} bytes") from err
 
 
 async def _read(request: Request, limits: BodyLimits) -> _Body:
@@ -108,9 +121,11 @@ async def _read(request: Request, limits: BodyLimits) -> _Body:
     if media_type == "multipart/form-data":
         return await _read_multipart(request, limits)
     if media_type == "application/json":
-        return _parse_json(await _join(request, limits), limits)
+        # Parsing holds the interpreter, so its size is bounded more tightly than that of bytes that are only passed on.
+        data = await _join(request, min(limits.max_bytes, limits.max_json_bytes))
+        return await asyncio.to_thread(_parse_json, data, limits)
     if media_type.startswith("image/") or media_type == "application/octet-stream":
-        data = await _join(request, limits)
+        data = await _join(request, limits.max_bytes)
         return _Body([data] if data else [])
     raise UnsupportedMediaTypeError(
         f"content type {media_type!r:.80} is not read here; send image/jpeg (or another image type, the content decides), "
@@ -118,15 +133,15 @@ async def _read(request: Request, limits: BodyLimits) -> _Body:
     )
 
 
-async def _join(request: Request, limits: BodyLimits) -> bytes:
-    return b"".join([chunk async for chunk in bounded_body(request, limits.max_bytes)])
+async def _join(request: Request, max_bytes: int) -> bytes:
+    return b"".join([chunk async for chunk in bounded_body(request, max_bytes)])
 
 
 async def _read_multipart(request: Request, limits: BodyLimits) -> _Body:
     parser = MultiPartParser(
         request.headers,
         bounded_body(request, limits.max_bytes),  # type: ignore[arg-type]
-        max_files=limits.max_images + 1,
+        max_files=limits.max_images,
         max_fields=_MAX_FIELDS,
         max_part_size=_MAX_FIELD_BYTES,
     )
@@ -156,8 +171,8 @@ def _parse_json(data: bytes, limits: BodyLimits) -> _Body:
     if not data:
         return _Body()
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as err:
+        value = from_json(data)
+    except ValueError as err:
         raise BadRequestError(f"the JSON body cannot be read: {err}") from err
     if not isinstance(value, dict):
         raise BadRequestError('the JSON body is not an object; expected {"images": ["<base64>", ...]}')
@@ -184,7 +199,7 @@ def _plain(value: str) -> str:
     """A form field as a person or as BentoML's client writes it: the client sends JSON, texts in quotes."""
     if value.startswith('"') and value.endswith('"'):
         try:
-            decoded = json.loads(value)
+            decoded = from_json(value)
         except ValueError:
             return value
         return decoded if isinstance(decoded, str) else value

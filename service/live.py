@@ -54,6 +54,10 @@ class LiveModel:
         row: npt.NDArray[np.float32] = await self._batcher.submit(image)
         return row
 
+    def oldest_wait_s(self) -> float:
+        """Seconds that the image which waits longest has waited for a batch."""
+        return self._batcher.oldest_wait_s()
+
     async def drain(self) -> None:
         """Wait for what is in flight."""
         await self._batcher.drain()

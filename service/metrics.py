@@ -45,6 +45,9 @@ class Metrics:
         )
         self.in_flight = Gauge("candor_in_flight", "Requests that are being answered", registry=self.registry)
         self.queue_depth = Gauge("candor_queue_depth", "Images that wait or run; what to scale on", registry=self.registry)
+        self.queue_age = Gauge(
+            "candor_queue_age_seconds", "How long the image that waits longest has waited for a batch", registry=self.registry
+        )
         self.queue_duration = Histogram(
             "candor_queue_duration_seconds",
             "From decoded to taken into a batch",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from models.errors import SettingsError, describe
-from models.settings import PREFIX, HomeSettings
+from models.settings import PREFIX, HomeSettings, variable
 
 
 class Settings(HomeSettings):
@@ -22,21 +23,42 @@ class Settings(HomeSettings):
     allow_unauthenticated: Literal["predict"] | None = Field(
         default=None, description="predict: listen beyond loopback without keys, for prediction only"
     )
-    allowed_hosts: tuple[str, ...] = Field(default=(), description="further names that the Host header may hold, as JSON list")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="further names that Host and Origin may hold, with commas between"
+    )
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="a larger body is refused before it is read")
+    max_json_bytes: int = Field(default=16 * 2**20, ge=1024, description="the same for a JSON body, which is parsed whole")
     max_images: int = Field(default=64, ge=1, le=4096, description="images a request may hold")
-    max_image_pixels: int = Field(default=100_000_000, ge=1, description="pixels a header may declare")
+    max_image_pixels: int = Field(default=100_000_000, ge=1, le=100_000_000, description="pixels a header may declare")
     max_decoded_pixels: int = Field(default=25_000_000, ge=1, description="pixels that decoding may produce")
     max_batch: int | None = Field(default=None, ge=1, le=1024, description="images run together; auto: 8 on a CPU, 64 on a GPU")
     queue_limit: int = Field(default=512, ge=1, description="images that may wait; more are refused")
-    deadline_s: float = Field(default=30.0, gt=0, description="a request without an answer by then is given up")
-    follow_s: float = Field(default=1.0, gt=0, le=60, description="how often the registry's aliases are looked at")
+    queue_bytes: int = Field(default=512 * 2**20, ge=1024, description="bytes of bodies that may be in memory at once")
+    deadline_s: float = Field(default=30.0, gt=0, le=240, description="a request without an answer by then is given up")
+    follow_s: float = Field(default=0.5, gt=0, le=60, description="how often the registry's aliases are looked at")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Settings:
+        if self.max_images > self.queue_limit:
+            raise ValueError(
+                f"MAX_IMAGES={self.max_images} is over QUEUE_LIMIT={self.queue_limit}: such a request could never be taken"
+            )
+        if self.max_body_bytes > self.queue_bytes:
+            raise ValueError(
+                f"MAX_BODY_BYTES={self.max_body_bytes} is over QUEUE_BYTES={self.queue_bytes}: such a body could never be taken"
+            )
+        return self
 
     @model_validator(mode="after")
     def _refuse_open_bind(self) -> Settings:
         if not is_loopback(self.host) and self.allow_unauthenticated is None:
             raise ValueError(
-                f"HOST {self.host} is reachable from other machines and there are no keys; bind 127.0.0.1, or set "
+                f"HOST={self.host} is reachable from other machines and there are no keys; bind 127.0.0.1, or set "
                 f"{PREFIX}ALLOW_UNAUTHENTICATED=predict if something in front of it decides who may ask"
             )
         return self
@@ -56,7 +78,7 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: If one is unknown (pydantic-settings would pass over it) or malformed; all of them at once.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {variable(name) for name in Settings.model_fields}
     problems = []
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
@@ -65,7 +87,7 @@ def read_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as err:
-        problems.append(describe(err, PREFIX))
+        problems.append(describe(err, variable))
     if problems:
         raise SettingsError("\n".join(problems))
     return settings

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from models.errors import ContractError
 from models.errors import UnknownModelError as NoSuchModelError
 from models.registry import Registry, parse_reference
+from service.cores import available_cores
 from service.errors import ModelLoadError, ModelRequiredError, NotReadyError, UnknownModelError
 from service.live import LiveModel, Plan, load
 from service.runtime.onnx import available_provider
@@ -75,15 +75,19 @@ class Slots:
         self._executor = executor
         self._metrics = metrics
         self._slots: dict[str, Slot] = {}
-        self._seen_registry = False
+        self._is_ready = False
         provider = available_provider()
         metrics.provider_info.labels(provider).set(1)
-        self.plan = Plan(provider, os.cpu_count() or 1, settings.max_batch)
+        self.plan = Plan(provider, available_cores(), settings.max_batch)
 
     @property
     def is_ready(self) -> bool:
-        """Whether the registry was read and every production model of it is loaded, verified and warm."""
-        return self._seen_registry and all(slot.is_ready for slot in self._slots.values())
+        """Whether every model that was in production when the service started is loaded, verified and warm.
+
+        A name that is published later is loaded beside them: it must not take a running service out of its load balancer.
+        Until it answers, `GET /models` shows why, and asking for it gives 503.
+        """
+        return self._is_ready
 
     @property
     def names(self) -> list[str]:
@@ -126,6 +130,10 @@ class Slots:
         versions = [model.manifest.version for model in slot.loaded()]
         raise UnknownModelError(f"{name}:{version} is not loaded; of {name} the loaded versions are {versions}")
 
+    def oldest_wait_s(self) -> float:
+        """Seconds that the image which waits longest has waited; read by the metrics from another thread."""
+        return max((model.oldest_wait_s() for slot in list(self._slots.values()) for model in slot.loaded()), default=0.0)
+
     async def follow(self) -> None:
         """Refresh for ever. Nothing that goes wrong ends it."""
         while True:
@@ -146,10 +154,14 @@ class Slots:
                 self._metrics.model_info.remove(*self._labels(gone.current))
         for name, version in wanted.items():
             self._slots.setdefault(name, Slot(version)).wanted = version
-        self._seen_registry = True
-        for name, slot in list(self._slots.items()):
-            if slot.current is None or slot.current.manifest.version != slot.wanted:
-                await self._bring(name, slot)
+        behind = [
+            (name, slot)
+            for name, slot in self._slots.items()
+            if slot.current is None or slot.current.manifest.version != slot.wanted
+        ]
+        # At once, so that a large model does not hold up the promotion of a small one.
+        await asyncio.gather(*(self._bring(name, slot) for name, slot in behind))
+        self._is_ready = self._is_ready or all(slot.is_ready for slot in self._slots.values())
 
     async def close(self) -> None:
         """Wait for what is in flight on every version."""

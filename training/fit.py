@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from training.probe import Probe
     from training.selection import Candidate, Verdict
 
-_HELD_OUT: tuple[Split, ...] = ("validation", "calibration", "test")
 _NAMED = 5
 
 
@@ -63,7 +62,7 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
     dataset = scan(data, recipe.seed)
     pretrained = backbone.create(recipe, len(dataset.labels))
     image_size = recipe.image_size or default_image_size(dataset.of("train"), pretrained.image_size, recipe.seed)
-    # The whole image counts: a centre crop is for photographs of one thing, and these may be anything.
+    # The largest centred square, whole: cutting further into it is for photographs of one thing in the middle.
     preprocessing = standard_preprocessing(crop_ratio=1.0)
     say(f"{len(dataset.items)} images of {len(dataset.labels)} labels; {recipe.backbone} at {image_size} px, {device.describe()}")
     dataset, splits = decode_all(dataset, preprocessing, image_size)
@@ -86,6 +85,9 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
     )
     manifest = publish(publication, registry, runs_root)
     say(f"published {manifest.reference} in {time.monotonic() - started:.0f} s")
+    production = registry.aliases(name).production
+    if production != manifest.version:
+        say(f"production is still {name}:{production}; to serve the new one: python -m models promote {manifest.reference}")
     return manifest
 
 
@@ -105,22 +107,26 @@ def _train(
 ) -> _Trained:
     """Probe, fine-tune, choose; `network` ends with the weights that were chosen."""
     network.to(device.torch)
-    held_out = [split for split in _HELD_OUT if split in splits]
     embeddings = embed(network, splits, normalise, device)
     probe = _fit_probe(embeddings, splits, len(labels))
     install(probe, network)
     states: dict[Candidate, dict[str, torch.Tensor]] = {"probe": copy.deepcopy(network.state_dict())}
-    logits: dict[Candidate, dict[Split, np.ndarray]] = {"probe": {split: probe.logits(embeddings[split]) for split in held_out}}
+    tuned: dict[Candidate, nn.Module] = {}
 
     tuner = FineTuner(network, normalise, recipe, device)
     plan = tuner.plan(splits["train"])
     if plan.epochs > 0:
         say(f"fine-tuning: {plan.epochs} epochs of {plan.steps_per_epoch} steps of {plan.batch_size}, lr {plan.lr:.1e}")
-        tuned = tuner.run(splits["train"], splits.get("validation"), plan)
-        states |= {"last": tuned.last.state_dict(), "ema": tuned.ema.state_dict()}
-        logits["last"] = {split: tuner.logits(tuned.last, splits[split]) for split in held_out}
-        logits["ema"] = {split: tuner.logits(tuned.ema, splits[split]) for split in held_out}
-    verdict = choose(logits, splits, labels)
+        result = tuner.run(splits["train"], splits.get("validation"), plan)
+        tuned = {"last": result.last, "ema": result.ema}
+        states |= {candidate: weights.state_dict() for candidate, weights in tuned.items()}
+
+    def logits(candidate: Candidate, split: Split) -> np.ndarray:
+        if candidate == "probe":
+            return probe.logits(embeddings[split])
+        return tuner.logits(tuned[candidate], splits[split])
+
+    verdict = choose(list(states), logits, splits, labels)
     report(verdict)
     network.load_state_dict(states[verdict.chosen])
     return _Trained(verdict, plan)

@@ -99,7 +99,8 @@ class FineTuner:
         for epoch in range(1, plan.epochs + 1):
             self._train_mode()
             loss = self._epoch(train, plan, optimizer, schedule, average, f"epoch {epoch}/{plan.epochs}")
-            if validation is not None:
+            # After the last epoch everything is scored anyway.
+            if validation is not None and epoch < plan.epochs:
                 watched = self.evaluate(average.module, validation)
                 say(f"  loss {loss:.3f}   validation (average): accuracy {watched.accuracy:.3f}, nll {watched.nll:.3f}")
         return FineTuned(self._network.eval(), average.module.eval())
@@ -115,7 +116,7 @@ class FineTuner:
         parts = []
         for start in range(0, len(images), _EVAL_BATCH):
             batch = self._normalise(torch.from_numpy(images.pixels[start : start + _EVAL_BATCH]), self._device)
-            # fp32 throughout: what is measured must be what is exported
+            # no autocast: what is measured must be what is exported
             parts.append(network(batch).float().cpu())
         return torch.cat(parts).numpy()
 

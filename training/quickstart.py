@@ -20,9 +20,9 @@ PRETRAINED, SAMPLE = "imagenet", "fashion"
 
 def quickstart(registry: Registry, home: Path, runs_root: Path) -> None:
     """Publish `imagenet` and `fashion` where the registry does not have them."""
-    if not registry.versions(PRETRAINED):
+    if registry.aliases(PRETRAINED).production is None:
         say(f"\n[1/2] publishing the pretrained ImageNet classifier as {PRETRAINED!r}")
         publish_pretrained(PRETRAINED, Recipe(), registry, runs_root)
-    if not registry.versions(SAMPLE):
+    if registry.aliases(SAMPLE).production is None:
         say(f"\n[2/2] fine-tuning it on the sample (Fashion-MNIST, 10 kinds of clothes) as {SAMPLE!r}")
         fit(unpack_sample(home / "datasets"), SAMPLE, Recipe(), registry, runs_root)

@@ -5,6 +5,7 @@ Never less than the probe: a fine-tune that made things worse is measured and le
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +17,7 @@ from training.calibrate import calibrate
 from training.progress import say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -40,24 +41,30 @@ class Verdict:
 
 
 def choose(
-    logits: Mapping[Candidate, Mapping[Split, npt.NDArray[np.float32]]], splits: Mapping[Split, Images], labels: Sequence[str]
+    candidates: Sequence[Candidate],
+    logits: Callable[[Candidate, Split], npt.NDArray[np.float32]],
+    splits: Mapping[Split, Images],
+    labels: Sequence[str],
 ) -> Verdict:
     """Pick a candidate on validation, calibrate it, and score all of them on test.
 
     Args:
-        logits: Of each candidate on each held-out split, `[N, K]`.
+        candidates: What there is to choose from.
+        logits: Computes `[N, K]` of a candidate on a held-out split.
         splits: The images, for their labels.
         labels: Names, for the recall of each.
     """
+    computed = functools.cache(logits)
+    scored: tuple[Split, ...] = ("validation", "test")
     scores = {
-        split: {name: score(probabilities(by[split], 1.0), splits[split].labels) for name, by in logits.items()}
-        for split in ("validation", "test")
+        split: {name: score(probabilities(computed(name, split), 1.0), splits[split].labels) for name in candidates}
+        for split in scored
         if split in splits
     }
-    chosen = _best(scores.get("validation"), list(logits))
+    chosen = _best(scores.get("validation"), candidates)
 
     def pair(split: Split) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
-        return (logits[chosen][split], splits[split].labels) if split in splits else None
+        return (computed(chosen, split), splits[split].labels) if split in splits else None
 
     temperature = calibrate(pair("calibration"), pair("validation"))
     unavailable: dict[str, str] = {}

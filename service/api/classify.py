@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from service.errors import Problem, ServiceError, problem_of
+from service.logs import request_id
 from service.predictor import Prediction
 
 if TYPE_CHECKING:
@@ -103,5 +104,5 @@ def _result(result: Prediction | BaseException) -> dict[str, Any]:
 def _problem(error: BaseException) -> Problem:
     problem = problem_of(error)
     if problem.status == 500:
-        logger.error("classify failed", exc_info=error)
+        logger.error("request %s failed", request_id.get(), exc_info=error)
     return problem

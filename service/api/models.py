@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import re
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from models.errors import ContractError
@@ -12,6 +13,7 @@ from models.manifest import NAME_PATTERN, summary
 from service.errors import UnknownModelError
 
 if TYPE_CHECKING:
+    from models.manifest import Manifest
     from service.engine import Engine, EngineRef
 
 _MAX_VERSIONS = 100
@@ -40,6 +42,8 @@ class VersionSummary(BaseModel):
     accuracy: float | None = Field(description="on the test split; null where there is none")
     nll: float | None
     ece: float | None
+    calibration: str = Field(description="ok; partial or none, with the reason")
+    calibration_reason: str | None
 
 
 class ModelDetail(ModelSummary):
@@ -47,6 +51,7 @@ class ModelDetail(ModelSummary):
 
     labels: list[str] = Field(description="of the version that answers; of the newest where none does")
     details: list[VersionSummary]
+    unreadable: dict[int, str] = Field(description="versions whose manifest cannot be read, and why")
 
 
 class ModelList(BaseModel):
@@ -68,16 +73,23 @@ def models_router(engine: EngineRef) -> APIRouter:
         )
 
     @router.get("/models/{name}", summary="One model: labels, versions, scores")
-    def show_model(name: Annotated[str, Path(pattern=NAME_PATTERN)]) -> ModelDetail:
+    def show_model(name: str) -> ModelDetail:
         here = engine.get()
-        if not here.registry.versions(name):
+        if not re.fullmatch(NAME_PATTERN, name) or not here.registry.versions(name):
             raise UnknownModelError(f"there is no model named {name!r}; there are: {', '.join(here.registry.names()) or 'none'}")
         fields = _summary(here, name)
-        manifests = [here.registry.manifest(name, version) for version in fields["versions"]]
-        shown = next((manifest for manifest in manifests if manifest.version == fields["serving"]), manifests[0])
-        return ModelDetail(
-            **fields, labels=list(shown.labels), details=[VersionSummary(**summary(manifest)) for manifest in manifests]
-        )
+        manifests: dict[int, Manifest] = {}
+        details: list[VersionSummary] = []
+        unreadable: dict[int, str] = {}
+        for version in fields["versions"]:
+            try:
+                manifests[version] = here.registry.manifest(name, version)
+                details.append(VersionSummary(**summary(manifests[version], here.registry.confidence(name, version))))
+            except ContractError as err:
+                unreadable[version] = str(err).splitlines()[0]
+        shown = manifests.get(fields["serving"]) or next(iter(manifests.values()), None)
+        labels = list(shown.labels) if shown else []
+        return ModelDetail(**fields, labels=labels, details=details, unreadable=unreadable)
 
     return router
 

@@ -27,7 +27,7 @@ PROBLEM = {
 }
 _PROBLEMS = {
     400: "`empty_body`, `invalid_parameter`, `model_required`",
-    403: "`foreign_origin`, `unknown_host`",
+    403: "`foreign_origin`, `unknown_host`, `not_allowed`",
     404: "`unknown_model`",
     413: "`body_too_large`, `image_too_large`",
     415: "`unsupported_media_type`",

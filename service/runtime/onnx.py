@@ -25,6 +25,7 @@ _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 # here is fp32, and other precisions are admitted one by one, by measurement.
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
 _QUIET = 3
+_LEAST_CUDA = 13_000
 
 
 class OnnxRuntime:
@@ -72,6 +73,24 @@ def available_provider() -> str:
     return "cuda" if count.value > 0 else "cpu"
 
 
+def _require_cuda() -> None:
+    """Say in words that the driver is too old, which ONNX Runtime says in a line on stderr before it runs on the CPU.
+
+    Raises:
+        ModelLoadError: If the driver does not support the CUDA that ONNX Runtime was built for.
+    """
+    try:
+        driver, version = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+    except OSError as err:
+        raise ModelLoadError("there is no NVIDIA driver (libcuda.so.1)") from err
+    if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value < _LEAST_CUDA:
+        supported = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        raise ModelLoadError(
+            f"the NVIDIA driver supports CUDA {supported}, and 13.0 is needed (driver 580 or newer, a GPU of compute "
+            "capability 7.5 or newer); update it, or hide the GPU with CUDA_VISIBLE_DEVICES= to run on the CPU"
+        )
+
+
 def _session(model: bytes, provider: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _QUIET
@@ -81,6 +100,7 @@ def _session(model: bytes, provider: str) -> onnxruntime.InferenceSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         chosen: list[Any] = [_PROVIDERS["cpu"]]
     else:
+        _require_cuda()
         onnxruntime.preload_dlls()
         chosen = [(_PROVIDERS["cuda"], _CUDA_OPTIONS), _PROVIDERS["cpu"]]
     try:

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from tests.support.pictures import COLOURS, encode, huge_png, large_jpeg, picture
+from tests.support.server import serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import httpx
 
@@ -92,17 +94,23 @@ def test_odd_but_good_image_is_answered(client: httpx.Client, name: str) -> None
     assert first_label(client, body, content_type) == "blue"
 
 
-NEITHER_RED_NOR_BLUE = {
-    "greyscale": picture("red", mode="L"),
-    "16-bit": sixteen_bit(),
-    "EXIF-rotated": rotated_jpeg(),
-    "one bit": picture("red", mode="1"),
-}
-
-
-@pytest.mark.parametrize("name", NEITHER_RED_NOR_BLUE)
-def test_other_modes_are_answered(client: httpx.Client, name: str) -> None:
-    assert post(client, NEITHER_RED_NOR_BLUE[name]).status_code == 200
+# The probabilities say what the pixels were: the model's logits are 12 times the mean of each channel.
+@pytest.mark.parametrize(
+    ("body", "grey"),
+    [
+        (picture("red", mode="L"), True),
+        (picture("red", mode="1"), True),
+        (sixteen_bit(), True),
+        (rotated_jpeg(), False),
+    ],
+    ids=["greyscale", "one bit", "16-bit", "EXIF-rotated"],
+)
+def test_other_modes_are_answered_by_their_pixels(client: httpx.Client, body: bytes, grey: bool) -> None:
+    response = post(client, body)
+    assert response.status_code == 200, response.text
+    best, *others = response.json()["results"][0]["predictions"]
+    assert best["probability"] == pytest.approx(1 / 3 if grey else 1.0, abs=1e-3)
+    assert len(others) == 2
 
 
 def test_empty_body_is_refused(client: httpx.Client) -> None:
@@ -202,6 +210,13 @@ def test_malformed_json_is_invalid(client: httpx.Client, body: bytes) -> None:
     assert_problem(post(client, body, "application/json"), 400, "invalid_parameter")
 
 
+def test_json_body_has_a_tighter_limit_than_bytes(tiny_home: Path) -> None:
+    with serve(tiny_home, max_json_bytes=20_000) as server, server.client() as client:
+        body = b'{"images": ["' + b"A" * 30_000 + b'"]}'
+        assert_problem(post(client, body, "application/json"), 413, "body_too_large", "20000")
+        assert post(client, picture("blue", "BMP", size=(200, 200))).status_code == 200
+
+
 def test_json_images_that_are_not_base64_are_unreadable(client: httpx.Client) -> None:
     for entry in ("not base64!", 7, None, ["aa"]):
         assert_problem(client.post("/classify", json={"images": [entry]}), 422, "unreadable_image", "images[0]")
@@ -229,7 +244,7 @@ def test_too_many_images_are_refused(client: httpx.Client) -> None:
     one = base64.b64encode(picture(size=(2, 2))).decode()
     assert_problem(client.post("/classify", json={"images": [one] * 65}), 400, "invalid_parameter", "65", "64")
     files = [("images", ("a.png", picture(size=(2, 2)))) for _ in range(65)]
-    assert_problem(client.post("/classify", files=files), 400, "invalid_parameter", "64")
+    assert_problem(client.post("/classify", files=files), 400, "invalid_parameter", "Maximum number of files is 64")
 
 
 def test_unknown_route_and_method_are_problems(client: httpx.Client) -> None:
@@ -242,6 +257,8 @@ def test_other_sites_and_other_hosts_are_refused(client: httpx.Client) -> None:
     elsewhere: dict[str, Any] = {"content-type": "image/png", "origin": "https://evil.example"}
     assert_problem(client.post("/classify", content=picture(), headers=elsewhere), 403, "foreign_origin", "evil.example")
     assert_problem(client.get("/models", headers={"host": "evil.example"}), 403, "unknown_host", "evil.example")
+    neighbour = {"origin": "http://127.0.0.1:8080"}
+    assert_problem(client.get("/models", headers=neighbour), 403, "foreign_origin", "127.0.0.1:8080")
     same = {"origin": str(client.base_url)}
     assert client.get("/models", headers=same).status_code == 200
 

@@ -94,4 +94,4 @@ def test_fit_that_is_stopped_publishes_nothing(tmp_path: Path, kind: signal.Sign
     assert code == (-signal.SIGKILL if kind == signal.SIGKILL else 130)
     assert Registry(tmp_path / "registry").names() == []
     if kind != signal.SIGKILL:
-        assert "interrupted; nothing was published" in (tmp_path / "log").read_text()
+        assert "interrupted; what was in progress is not published" in (tmp_path / "log").read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -37,20 +36,16 @@ def ask(server: Server, body: bytes, timeout: float | httpx.Timeout = 60) -> htt
 def test_term_answers_what_is_in_flight_and_exits_cleanly(tmp_path: Path) -> None:
     publish_colours(Registry(tmp_path / "registry"), tmp_path / "work")
     body = large_jpeg()
-    with serve(tmp_path) as server, ThreadPoolExecutor(8) as pool:
-        assert_good(server)
-        begun = threading.Barrier(9)
-
-        def photo() -> int:
-            begun.wait()
-            return ask(server, body).status_code
-
-        answers = [pool.submit(photo) for _ in range(8)]
-        begun.wait()
-        # Eight 48-megapixel photos take a second on two cores; they are in flight now.
-        time.sleep(0.3)
+    files = [("images", (f"{number}.jpg", body)) for number in range(6)]
+    with serve(tmp_path) as server, ThreadPoolExecutor(4) as pool:
+        photos = [pool.submit(httpx.post, f"{server.url}/classify", files=files, timeout=60) for _ in range(4)]
+        until = time.monotonic() + 20
+        # Twenty-four 48-megapixel photos take more than a second on two cores.
+        while "candor_queue_depth 24.0" not in httpx.get(f"{server.url}/metrics").text:
+            assert time.monotonic() < until
+            time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
-        assert [answer.result() for answer in answers] == [200] * 8
+        assert [photo.result().status_code for photo in photos] == [200] * 4
         assert server.process.wait(20) == 0
 
 
@@ -107,7 +102,7 @@ def test_registry_that_goes_away_leaves_the_service_answering(tmp_path: Path) ->
 def test_overload_is_refused_at_once_with_retry_after_and_ends(tmp_path: Path) -> None:
     publish_colours(Registry(tmp_path / "registry"), tmp_path / "work")
     body = large_jpeg()
-    with serve(tmp_path, queue_limit=4) as server:
+    with serve(tmp_path, queue_limit=4, max_images=4) as server:
 
         def photo(_: int) -> tuple[int, str | None]:
             response = ask(server, body)

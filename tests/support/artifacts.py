@@ -40,6 +40,7 @@ def make_manifest(**changes: Any) -> Manifest:
         "libraries": {"numpy": "2"},
         "metrics": None,
         "files": {},
+        "sha256": "0" * 64,
     }
     return Manifest.model_validate(fields | changes)
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.artifact import CONFIDENCE, GOLDEN, MODEL
 from models.manifest import (
+    UNSEALED,
     Backbone,
     Confidence,
     InputSpec,
@@ -103,6 +104,7 @@ def colour_manifest(name: str) -> Manifest:
         libraries={},
         metrics=None,
         files={},
+        sha256=UNSEALED,
     )
 
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import RecipeError
@@ -12,7 +12,7 @@ from models.recipe import CATALOGUE, DEFAULT_BACKBONE, Recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-AUTO = ("weights", "image_size", "epochs", "budget_minutes", "batch_size", "lr")
+AUTO = {name for name, field in Recipe.model_fields.items() if type(None) in get_args(field.annotation)}
 
 
 def written(folder: Path, text: str) -> Path:
@@ -29,7 +29,8 @@ def test_an_empty_recipe_is_the_defaults_and_leaves_to_auto_what_depends_on_data
 
     assert recipe == Recipe.load(None) == Recipe()
     assert recipe.backbone == DEFAULT_BACKBONE
-    assert {name for name, value in recipe if value is None} == set(AUTO)
+    assert {name for name, value in recipe if value is None} == AUTO
+    assert {"weights", "image_size", "epochs", "budget_minutes", "batch_size", "lr"} <= AUTO
 
 
 @pytest.mark.parametrize("backbone", CATALOGUE)
@@ -199,11 +200,11 @@ def test_an_override_without_an_equals_sign_is_refused_with_the_keys(override: s
     with pytest.raises(RecipeError) as caught:
         Recipe.load(None, [override])
 
-    assert str(caught.value).startswith(f"{override!r} is not key=value; the keys are backbone, pretrained, weights, ")
-    assert str(caught.value).endswith(", flip, min_crop, seed")
+    assert str(caught.value) == f"{override!r} is not key=value; the keys are {', '.join(Recipe.model_fields)}"
+    assert "epochs" in str(caught.value)
 
 
-@pytest.mark.parametrize("override", ["optimiser=sgd", "=3", "Epochs=3", "epochs.max=3"])
+@pytest.mark.parametrize("override", ["optimiser=sgd", "Epochs=3", "epochs.max=3"])
 def test_an_override_of_an_unknown_key_is_refused_by_name(override: str) -> None:
     with pytest.raises(RecipeError) as caught:
         Recipe.load(None, [override])
@@ -227,6 +228,7 @@ def test_wrong_overrides_are_named_at_once() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(Recipe.model_fields)), st.text(max_size=30))
 def test_any_override_gives_a_recipe_or_a_recipe_error(key: str, text: str) -> None:
     try:
@@ -238,28 +240,18 @@ def test_any_override_gives_a_recipe_or_a_recipe_error(key: str, text: str) -> N
         assert Recipe.from_mapping(recipe.model_dump()) == recipe
 
 
-_ESCAPES = pytest.mark.xfail(
-    strict=True,
-    raises=(ValueError, RecursionError),
-    reason="tomllib lets int()'s ValueError and a RecursionError through, and models.recipe catches only TOMLDecodeError",
-)
-
-
-@_ESCAPES
 @pytest.mark.parametrize("text", ["9" * 5000, "[" * 5000], ids=["digits", "brackets"])
 def test_an_override_that_toml_chokes_on_is_refused(text: str) -> None:
     with pytest.raises(RecipeError):
         Recipe.load(None, [f"epochs={text}"])
 
 
-@_ESCAPES
 @pytest.mark.parametrize("text", ["9" * 5000, "[" * 5000], ids=["digits", "brackets"])
 def test_a_file_that_toml_chokes_on_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError):
         Recipe.load(written(tmp_path, f"epochs = {text}"))
 
 
-@pytest.mark.xfail(strict=True, reason="models.recipe._literal reads the value as a document and drops what follows a line break")
 def test_an_override_of_two_lines_is_refused() -> None:
     with pytest.raises(RecipeError):
         Recipe.load(None, ["epochs=3\nseed = 4"])

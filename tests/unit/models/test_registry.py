@@ -21,11 +21,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from models.artifact import Artifact
 from models.errors import ArtifactError, ConflictError, ManifestError, NothingToRollBackError, RegistryError, UnknownModelError
 from models.registry import HISTORY, Aliases, Registry, parse_reference
-from tests.support.artifacts import MODEL, make_manifest, write_files
+from tests.support.artifacts import MODEL, make_confidence, make_manifest, write_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NO_MODEL = "is not a model; write name or name:version, such as birds or birds:3, in small letters"
 ROOT = Path(__file__).parents[3]
 BAD_NAMES = ["", "Birds", ".hidden", "..", "../birds", "a/b", "a b", "-a", "a\n", "ä", "a" * 64]
 
@@ -88,6 +89,7 @@ def test_a_published_version_is_a_whole_artifact_with_the_bytes_of_the_source(re
     loaded = Artifact.load(registry.path("birds", 1))
     assert loaded.model == MODEL
     assert loaded.manifest == sealed == registry.manifest("birds", 1)
+    assert loaded.confidence == make_confidence() == registry.confidence("birds", 1)
 
 
 def test_the_next_versions_count_up_and_leave_production_alone(registry: Registry) -> None:
@@ -159,13 +161,13 @@ def test_a_published_version_is_readable_for_everybody_whatever_the_source_was(r
 
     registry.publish(source, make_manifest())
 
-    assert_readable_for_everybody(registry.root)
+    assert_readable_for_everybody(registry.root / "birds")
 
 
 @pytest.mark.xfail(
     strict=True,
-    reason="Registry.publish calls _make_readable before seal writes manifest.json, and neither the folders above it nor the "
-    "aliases are made readable: with umask 077 whoever serves the version cannot read them",
+    reason="_make_readable reaches the version's own folder; versions/, aliases/ and the alias files keep the umask, so with 077 "
+    "whoever serves the version can still not reach it",
 )
 @pytest.mark.usefixtures("umask")
 def test_a_published_version_is_readable_for_everybody_whatever_the_umask(registry: Registry, tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_a_published_version_is_readable_for_everybody_whatever_the_umask(regist
 
     registry.publish(write_files(tmp_path / "source"), make_manifest())
 
-    assert_readable_for_everybody(registry.root)
+    assert_readable_for_everybody(registry.root / "birds")
 
 
 def assert_readable_for_everybody(root: Path) -> None:
@@ -187,22 +189,18 @@ def assert_readable_for_everybody(root: Path) -> None:
     assert wrong == {}
 
 
-_UNREADABLE = pytest.mark.xfail(
-    strict=True,
-    reason="artifact.seal puts names into the manifest with model_copy, which validates nothing: publish succeeds, production "
-    "points at it, and no one can read it",
-)
-
-
-@_UNREADABLE
 @pytest.mark.parametrize("stray", [".DS_Store", "notes (copy).txt", "a/b/c.txt"])
 def test_a_source_with_a_file_name_that_no_manifest_may_hold_is_refused(stray: str, registry: Registry, tmp_path: Path) -> None:
     source = write_files(tmp_path / "source")
     (source / stray).parent.mkdir(parents=True, exist_ok=True)
     (source / stray).write_bytes(b"")
 
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError) as caught:
         registry.publish(source, make_manifest())
+
+    assert f" cannot be sealed: manifest.files.{stray}.[key]: String should match pattern" in str(caught.value)
+    assert str(caught.value).endswith(f", got {stray!r}")
+    assert registry.versions("birds") == []
 
 
 # --- names and references
@@ -234,17 +232,19 @@ def test_a_reference_is_a_name_with_or_without_a_version(reference: str, expecte
     assert parse_reference(reference) == expected
 
 
-@pytest.mark.parametrize("reference", ["birds:", "birds:x", "birds:3:4", "birds:1.0", "birds:production"])
-def test_a_reference_whose_version_is_no_number_is_refused_with_an_example(reference: str) -> None:
+@pytest.mark.parametrize(
+    "version", ["", "x", "3:4", "1.0", "production", "0", "-1", " 1", "+1", "0_1", "01", "\u0661", "1\n", "9" * 40]
+)
+def test_a_reference_whose_version_is_not_a_plain_number_is_refused_with_an_example(version: str) -> None:
     with pytest.raises(UnknownModelError) as caught:
-        parse_reference(reference)
+        parse_reference(f"birds:{version}")
 
-    assert str(caught.value) == f"{reference!r} is not a model; write name or name:version, such as birds:3"
+    assert str(caught.value) == f"{f'birds:{version}'!r} {NO_MODEL}"
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_reference_with_a_bad_name_is_an_unknown_model(name: str, registry: Registry) -> None:
-    with pytest.raises(UnknownModelError, match="cannot name a model"):
+    with pytest.raises(UnknownModelError, match=f"{NO_MODEL}$"):
         registry.resolve(f"{name}:1")
 
 
@@ -273,17 +273,18 @@ def test_an_unknown_version_is_refused_with_the_versions_there_are(version: int,
     publish(registry, 2)
 
     for call in (
-        lambda: registry.resolve(f"birds:{version}"),
         lambda: registry.path("birds", version),
         lambda: registry.manifest("birds", version),
+        lambda: registry.confidence("birds", version),
         lambda: registry.promote("birds", version),
     ):
         with pytest.raises(UnknownModelError) as caught:
             call()
         assert str(caught.value) == f"birds has no version {version}; it has [1, 2]"
+    with pytest.raises(UnknownModelError, match=r"^birds has no version 3; it has \[1, 2\]$"):
+        registry.resolve("birds:3")
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="_is_whole lets ENAMETOOLONG through; a reference comes from a request")
 def test_a_version_longer_than_a_file_name_may_be_is_an_unknown_model(registry: Registry) -> None:
     publish(registry)
 
@@ -410,8 +411,8 @@ def test_an_alias_file_that_is_not_valid_is_refused_by_path(registry: Registry) 
         with pytest.raises(RegistryError) as caught:
             call()
         assert str(caught.value).splitlines() == [
-            f"{file} is not valid: production: Input should be a valid integer, got [1]",
-            "champion: is not a known key",
+            f"{file} is not valid: aliases.production: Input should be a valid integer, got [1]",
+            "aliases.champion: is not a known key",
         ]
     assert registry.resolve("birds:1") == ("birds", 1), "a version asked for by number needs no alias"
 
@@ -501,7 +502,7 @@ def test_threads_that_promote_at_once_win_or_get_a_conflict_and_no_promotion_is_
     won: dict[int, int] = {}
     conflicts = 0
     with ThreadPoolExecutor(4) as pool:
-        for versions in ([2, 3, 4, 5], [6, 7, 8, 9]) * 5:
+        for versions in ([2, 3, 4, 5], [6, 7, 8, 9]) * 3:
             for version, epoch in zip(versions, pool.map(promote, versions), strict=True):
                 if epoch is None:
                     conflicts += 1
@@ -509,7 +510,7 @@ def test_threads_that_promote_at_once_win_or_get_a_conflict_and_no_promotion_is_
                     assert epoch not in won, "two promotions were told that they won the same epoch"
                     won[epoch] = version
 
-    assert conflicts + len(won) == 40
+    assert conflicts + len(won) == 24
     assert registry.history("birds") == list(range(1, len(won) + 2))
     folder = registry.root / "birds" / "aliases"
     for epoch, version in won.items():
@@ -551,14 +552,14 @@ def test_processes_that_publish_at_once_get_different_versions_and_nothing_is_mi
         command = [sys.executable, "-c", _PUBLISH, str(registry.root), str(tmp_path), *map(str, numbers)]
         return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    with start(range(8)) as one, start(range(8, 16)) as other:
+    with start(range(4)) as one, start(range(4, 8)) as other:
         assert one.stdout.readline() == other.stdout.readline() == "ready\n"
         for process in (one, other):
             process.stdin.write("go\n")
             process.stdin.flush()
         lines = [line for process in (one, other) for line in process.communicate(timeout=60)[0].splitlines()]
 
-    assert len(lines) == 16
+    assert len(lines) == 8
     assert_apart(registry, [(int(number), int(version)) for number, version in map(str.split, lines)])
 
 
@@ -677,4 +678,4 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 TestRegistryInAnyOrder = RegistryMachine.TestCase
-TestRegistryInAnyOrder.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+TestRegistryInAnyOrder.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)

@@ -157,6 +157,23 @@ def test_not_ready_while_a_production_model_cannot_serve(registry: Registry, tmp
     asyncio.run(scenario())
 
 
+def test_name_published_later_does_not_make_a_running_service_unready(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    async def scenario() -> None:
+        publish_colours(registry, tmp_path / "work")
+        slots, _ = make_slots(registry, pool)
+        await slots.refresh()
+        assert slots.is_ready
+        publish_colours(registry, tmp_path / "work", name="broken", golden_gain=3.0)
+        await slots.refresh()
+        assert slots.is_ready
+        assert "broken:1 does not reproduce" in slots.failures()["broken"]
+        assert slots.get("colours").manifest.version == 1
+
+    asyncio.run(scenario())
+
+
 def test_rollback_is_a_change_of_reference(registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     async def scenario() -> None:
         publish_colours(registry, tmp_path / "work")

@@ -38,9 +38,20 @@ def test_everything_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         read_settings()
     message = str(caught.value)
     assert "CANDOR_PROT is not a setting; did you mean CANDOR_PORT?" in message
-    assert "CANDOR_port" in message
+    assert "CANDOR_PORT: " in message
     assert "tcp://10.0.0.1:3000" in message
-    assert "CANDOR_max_images" in message
+    assert "CANDOR_MAX_IMAGES: " in message
+
+
+def test_allowed_hosts_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_ALLOWED_HOSTS", "candor.example, other.example")
+    assert read_settings().allowed_hosts == ("candor.example", "other.example")
+
+
+def test_bounds_that_no_request_could_pass_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_QUEUE_LIMIT", "8")
+    with pytest.raises(SettingsError, match="^CANDOR: MAX_IMAGES=64 is over QUEUE_LIMIT=8: such a request could never be taken$"):
+        read_settings()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])

@@ -60,6 +60,25 @@ def test_temperature_of_a_model_that_is_always_wrong_stops_at_the_highest() -> N
     assert fit_temperature(logits, np.array([0, 1, 2, 0])) == pytest.approx(HIGHEST, rel=1e-3)
 
 
+def test_few_images_never_make_a_model_more_certain() -> None:
+    """Six images, all right: the likelihood alone would turn 0.73 into 0.98."""
+    logits, truth = np.array([[1.0, 0.0], [0.0, 1.0]] * 3), np.array([0, 1] * 3)
+    assert fit_temperature(logits, truth) < 0.3
+    fitted = calibrate((logits, truth), None)
+    assert (fitted.value, fitted.status) == (1.0, "partial")
+    assert fitted.reason
+    assert "0 of 6 held-out images are wrong" in fitted.reason
+    # Less certain is allowed.
+    assert calibrate((logits, 1 - truth), None).value > 1
+
+
+def test_label_without_calibration_images_makes_calibration_partial() -> None:
+    logits, truth = confident_logits(2.0, count=400)
+    kept = truth != 3
+    fitted = calibrate((logits[kept], truth[kept]), None)
+    assert (fitted.status, fitted.reason) == ("partial", "1 of 5 labels have no calibration image")
+
+
 def test_calibration_falls_back_to_validation_and_says_so() -> None:
     pair = confident_logits(2.0, count=200)
     assert calibrate(pair, pair).status == "ok"

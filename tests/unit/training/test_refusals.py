@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from models.recipe import Recipe
 from models.registry import Registry
 from tests.support.folders import write_colours
 from training.cli import main
@@ -101,12 +100,27 @@ def test_weights_file_that_does_not_fit_is_refused(home: Path, tmp_path: Path, c
         assert words in refused(home, capsys, "fit", str(data), "--name", "birds", "backbone=resnet18", f"weights={file}")
 
 
-def test_noncommercial_weights_are_refused_unless_allowed() -> None:
-    from training import backbone
-    from training.errors import LicenceError
+@pytest.mark.parametrize(
+    ("backbone", "licence"),
+    [("convnextv2_atto", "cc-by-nc"), ("convnext_tiny.dinov3_lvd1689m", "dinov3")],
+)
+def test_weights_that_forbid_commerce_are_refused_unless_allowed(backbone: str, licence: str) -> None:
+    import timm
 
-    with pytest.raises(LicenceError, match="cc-by-nc"):
-        backbone.create(Recipe(backbone="convnextv2_atto"), 3)
+    from training.backbone import _forbids_commerce
+
+    found = timm.get_pretrained_cfg(backbone).license
+    assert found.startswith(licence)
+    assert _forbids_commerce(found) is (licence != "dinov3")
+
+
+def test_network_that_could_not_be_exported_is_refused_before_it_is_trained(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_colours(tmp_path / "data", {"": 2})
+    for name in ("vit_tiny_patch16_224", "resnetv2_50x1_bit"):
+        message = refused(home, capsys, "fit", str(data), "--name", "birds", f"backbone={name}", "pretrained=false")
+        assert f"{name} cannot be served" in message
 
 
 def test_export_that_computes_something_else_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
