@@ -26,6 +26,8 @@ from models.manifest import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
+MOST_PIXELS = 100_000_000
+
 UInt8Array = npt.NDArray[np.uint8]
 
 
@@ -34,17 +36,26 @@ class Limits:
     """What an image may cost before it is decoded.
 
     Attributes:
-        header_px: Most pixels that a header may declare.
+        header_px: Most pixels that a header may declare; at most 100 million, where Pillow's own guard stands.
         decoded_px: Most pixels that decoding may produce; JPEGs are scaled down while they are decoded, others are not.
     """
 
-    header_px: int = 100_000_000
+    header_px: int = MOST_PIXELS
     decoded_px: int = 25_000_000
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that Pillow would not let through.
+
+        Raises:
+            ValueError: If `header_px` is over 100 million.
+        """
+        if self.header_px > MOST_PIXELS:
+            raise ValueError(f"header_px is {self.header_px}, expected at most {MOST_PIXELS}")
 
 
 DEFAULT_LIMITS = Limits()
 # Pillow looks where a header does not: at the frames inside a GIF. Over this it warns, and over twice this it raises.
-Image.MAX_IMAGE_PIXELS = DEFAULT_LIMITS.header_px
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
@@ -113,7 +124,9 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
             f"the content is not an image that is accepted (it begins with {data[:8]!r}); send JPEG, PNG, WebP, BMP or GIF"
         ) from err
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
-        raise ImageTooLargeError(f"the image declares too many pixels; at most {limits.header_px} are accepted") from err
+        # Pillow's sentence holds the number: "Image size (N pixels) exceeds limit ...".
+        got = next((word.lstrip("(") for word in str(err).split() if word.startswith("(")), "too many")
+        raise ImageTooLargeError(f"the image declares {got} pixels; at most {limits.header_px} are accepted") from err
     except _DECODE_ERRORS as err:
         raise UnreadableImageError(f"the image's header cannot be read: {err}") from err
     declared = image.width * image.height

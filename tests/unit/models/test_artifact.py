@@ -96,6 +96,19 @@ def test_seal_without_a_required_file_is_refused_and_writes_nothing(name: str, t
     assert files(tmp_path) == before
 
 
+def test_seal_of_a_file_name_that_no_manifest_may_hold_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    (tmp_path / ".DS_Store").write_bytes(b"")
+
+    with pytest.raises(ArtifactError) as caught:
+        artifact.seal(tmp_path, make_manifest())
+
+    assert str(caught.value).startswith(
+        f"{tmp_path} cannot be sealed: manifest.files..DS_Store.[key]: String should match pattern"
+    )
+    assert not (tmp_path / "manifest.json").exists()
+
+
 # --- what is noticed
 
 

@@ -252,6 +252,7 @@ def test_a_file_that_toml_chokes_on_is_refused(text: str, tmp_path: Path) -> Non
         Recipe.load(written(tmp_path, f"epochs = {text}"))
 
 
-def test_an_override_of_two_lines_is_refused() -> None:
-    with pytest.raises(RecipeError):
-        Recipe.load(None, ["epochs=3\nseed = 4"])
+@pytest.mark.parametrize("text", ["3\nseed = 4", "3\n# and four", "3\r\nepochs = 4"])
+def test_an_override_of_two_lines_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"^recipe\.epochs: Input should be a valid integer"):
+        Recipe.load(None, [f"epochs={text}"])

@@ -164,11 +164,6 @@ def test_a_published_version_is_readable_for_everybody_whatever_the_source_was(r
     assert_readable_for_everybody(registry.root / "birds")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="_make_readable reaches the version's own folder; versions/, aliases/ and the alias files keep the umask, so with 077 "
-    "whoever serves the version can still not reach it",
-)
 @pytest.mark.usefixtures("umask")
 def test_a_published_version_is_readable_for_everybody_whatever_the_umask(registry: Registry, tmp_path: Path) -> None:
     os.umask(0o077)
