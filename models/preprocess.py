@@ -177,8 +177,10 @@ def _decode(data: bytes, image: Image.Image, crop_ratio: float, out: tuple[int, 
                 data, "RGB", fastdct=False, fastupsample=False, min_height=need_height, min_width=need_width
             )
             return Image.fromarray(rgb)
-        except ValueError:
-            # libjpeg is strict about stray bytes that every viewer forgives; Pillow has the last word.
+        except ValueError as err:
+            if "extraneous" not in str(err):
+                raise UnreadableImageError(f"the JPEG image is broken or cut off: {err}") from err
+            # Stray bytes between the parts, which every viewer forgives; libjpeg called strictly does not.
             image.draft("RGB", (need_width, need_height))
     if image.width * image.height > limits.decoded_px:
         raise _too_large(image, limits)

@@ -18,9 +18,6 @@ from models.preprocess import DEFAULT_LIMITS, Limits, load_image, standard_prepr
 from tests.support.images import ORIENTATION, noise, oriented, plain, quarters
 from tests.support.pictures import encode, huge_png
 
-# Pillow's own remark on sizes (see test_an_image_within_the_limits_is_accepted_without_a_warning).
-past_the_remark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-
 WHOLE = standard_preprocessing(1.0)
 SMALL = Limits(header_px=1_000_000, decoded_px=200_000)
 EXACT = {"PNG": {}, "BMP": {}, "WEBP": {"lossless": True}}
@@ -38,6 +35,11 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 def assert_colour(pixels: np.ndarray, colour: tuple[int, int, int], tolerance: int = 0) -> None:
     """Every pixel is `colour`, give or take."""
     assert np.abs(pixels.astype(int) - np.array(colour)).max() <= tolerance, f"got {pixels[0, 0]}, expected {colour}"
+
+
+def _exif(kind: int, count: int, value: bytes) -> bytes:
+    """One entry, the orientation, of a TIFF directory: kind 2 is text and 3 a 16-bit number; four bytes of value."""
+    return b"Exif\0\0MM\0*" + struct.pack(">IHHHI", 8, 1, ORIENTATION, kind, count) + value + bytes(4)
 
 
 # --- what comes out
@@ -211,7 +213,6 @@ def test_orientation_is_honoured_in_every_format_that_carries_it(orientation: in
     assert np.array_equal(turned, np.asarray(upright))
 
 
-# One entry of a big-endian TIFF directory: kind 2 is text and 3 is a 16-bit number, then how many, then four bytes.
 @pytest.mark.parametrize(
     ("kind", "count", "value"),
     [(3, 1, b"\0\0\0\0"), (3, 1, b"\0\x09\0\0"), (3, 1, b"\xff\xff\0\0"), (2, 2, b"6\0\0\0")],
@@ -229,10 +230,6 @@ def test_an_orientation_written_by_hand_turns_the_picture() -> None:
     data = encode(noise(48, 32), "PNG", exif=_exif(3, 1, b"\0\x03\0\0"))
 
     assert np.array_equal(load(data, 32, 48), np.asarray(noise(48, 32))[::-1, ::-1])
-
-
-def _exif(kind: int, count: int, value: bytes) -> bytes:
-    return b"Exif\0\0MM\0*" + struct.pack(">IHHHI", 8, 1, ORIENTATION, kind, count) + value + bytes(4)
 
 
 def test_exif_that_is_garbage_is_upright() -> None:
@@ -344,7 +341,7 @@ def test_a_format_that_pillow_knows_and_we_do_not_accept_is_refused(kind: str) -
 def test_a_file_cut_off_in_its_pixels_is_refused_by_format(kind: str, kept: float) -> None:
     data = encode(noise(100, 80), kind)
 
-    with pytest.raises(UnreadableImageError, match=rf"^the {kind} image is broken or cut off: .*truncated"):
+    with pytest.raises(UnreadableImageError, match=rf"^the {kind} image is broken or cut off: .*(truncated|Premature end)"):
         load(data[: int(len(data) * kept)])
 
 
@@ -355,6 +352,17 @@ def test_a_file_cut_off_in_its_header_is_refused(kind: str) -> None:
     for length in range(1, 30):
         with pytest.raises((UnsupportedFormatError, UnreadableImageError), match=r"it begins with|header cannot be read"):
             load(data[:length])
+
+
+@pytest.mark.parametrize("options", [{}, {"exif": _exif(3, 1, b"\0\1\0\0")}], ids=["plain", "with_exif"])
+def test_a_png_with_a_broken_byte_among_its_pixels_is_refused_and_not_half_decoded(options: dict[str, bytes]) -> None:
+    data = encode(noise(100, 80), "PNG", **options)
+
+    for position in range(len(data) // 8, len(data) - 100, len(data) // 8):
+        broken = bytearray(data)
+        broken[position] ^= 0xFF
+        with pytest.raises(UnreadableImageError, match="^the PNG image is broken or cut off: "):
+            load(bytes(broken))
 
 
 def test_a_webp_cut_off_anywhere_is_refused() -> None:
@@ -372,11 +380,20 @@ def test_garbage_after_the_image_is_ignored(kind: str) -> None:
     assert np.array_equal(load(data + b"\x00garbage\xff\xd9" * 50), load(data))
 
 
-def test_stray_bytes_inside_a_jpeg_that_viewers_forgive_are_forgiven() -> None:
-    data = encode(quarters(64, 64), "JPEG", quality=95)
-    stray = data[:-2] + b"\x12\x34\x56" + data[-2:]  # before the end marker
+def test_a_jpeg_whose_pixels_end_before_its_end_marker_is_refused_and_not_half_grey() -> None:
+    data = encode(noise(100, 80), "JPEG")
 
-    assert difference(load(stray), load(data)) < 1
+    with pytest.raises(UnreadableImageError):
+        load(data[: len(data) // 2] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xc0", b"\xff\xda", b"\xff\xd9"], ids=["tables", "frame", "scan", "end"])
+def test_stray_bytes_before_a_marker_of_a_jpeg_that_viewers_forgive_are_forgiven(marker: bytes) -> None:
+    data = encode(quarters(64, 64), "JPEG", quality=95)
+    at = data.rindex(marker)
+
+    # Not to the last bit: libjpeg-turbo refuses some of them, and Pillow decodes instead.
+    assert difference(load(data[:at] + b"\x12\x34\x56" + data[at:]), load(data)) < 1
 
 
 def test_a_header_over_header_px_is_refused_with_its_sizes() -> None:
@@ -387,7 +404,7 @@ def test_a_header_over_header_px_is_refused_with_its_sizes() -> None:
 
 
 def jpeg_declaring(width: int, height: int) -> bytes:
-    """A JPEG whose header says that it is larger than it is; it decodes, with grey where nothing is."""
+    """A JPEG whose header says that it is larger than it is."""
     data = bytearray(encode(plain(), "JPEG"))
     start_of_frame = data.index(b"\xff\xc0")
     data[start_of_frame + 5 : start_of_frame + 9] = struct.pack(">HH", height, width)
@@ -407,7 +424,7 @@ def test_a_limit_that_pillow_would_not_let_through_is_refused() -> None:
 
 
 def test_an_image_within_the_limits_is_accepted_without_a_warning() -> None:
-    assert load(jpeg_declaring(9_000, 9_000)).shape == (16, 16, 3)
+    assert_colour(load(encode(plain(128, 9_000, 9_000, "L"), "JPEG")), (128, 128, 128), tolerance=1)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -465,7 +482,6 @@ def huge() -> bytes:
     return huge_png()
 
 
-@past_the_remark
 def test_an_81_megapixel_png_is_refused_in_under_half_a_second(huge: bytes) -> None:
     assert len(huge) < 20_000
 
@@ -494,17 +510,14 @@ def gif_declaring(side: int, disposal: int) -> bytes:
     return bytes(data)
 
 
-@past_the_remark
 def test_an_81_megapixel_png_is_refused_from_its_header_without_decoding_it(huge: bytes) -> None:
     assert allocated_blocks(huge) <= 1
 
 
-@past_the_remark
 def test_an_81_megapixel_bmp_is_refused_from_its_header_without_decoding_it() -> None:
     assert allocated_blocks(encode(Image.new("1", (9000, 9000)), "BMP")) <= 1
 
 
-@past_the_remark
 def test_an_81_megapixel_gif_is_refused_from_its_header_without_decoding_it() -> None:
     assert allocated_blocks(gif_declaring(9000, disposal=1)) <= 1
 

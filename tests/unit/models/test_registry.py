@@ -169,6 +169,8 @@ def test_a_published_version_is_readable_for_everybody_whatever_the_umask(regist
     os.umask(0o077)
 
     registry.publish(write_files(tmp_path / "source"), make_manifest())
+    registry.publish(tmp_path / "source", make_manifest())
+    registry.promote("birds", 2)
 
     assert_readable_for_everybody(registry.root / "birds")
 
