@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from models.settings import HomeSettings
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
-# torch's OpenMP threads spin while they wait for each other. Where something else wants the processor too (the service
-# does, while it retrains) they spin away the time of the thread that they wait for: measured 6 times as slow and worse
-# with one busy process on two cores, against 5 % with threads that sleep. Read by libgomp when torch is imported.
-WAITING = ("OMP_WAIT_POLICY", "passive")
+# How long torch's OpenMP threads spin before they sleep, in libgomp's iterations; read when torch is imported. Its default
+# is longer than the gaps between layers, so that beside another busy process threads spin away the time of the one that
+# they wait for. On two cores this is as fast as any value when alone; OMP_WAIT_POLICY=passive is twice as fast beside a busy
+# process, and a fifth slower alone.
+WAITING = ("GOMP_SPINCOUNT", "20000")
 
 
 def main(arguments: list[str] | None = None) -> int:
