@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code."""
     options = _parse(arguments)
     os.environ.setdefault(*WAITING)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both, since a shell starts what runs in its background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         settings = read_home_settings()
         result = _COMMANDS[options.command](options, Registry(settings.registry_root), settings)

@@ -90,7 +90,10 @@ def test_fit_that_is_stopped_publishes_nothing(tmp_path: Path, kind: signal.Sign
         assert time.monotonic() < until, (tmp_path / "log").read_text()
         time.sleep(0.1)
     os.kill(process.pid, kind)
-    code = process.wait(30)
+    try:
+        code = process.wait(30)
+    finally:
+        process.kill()
     assert code == (-signal.SIGKILL if kind == signal.SIGKILL else 130)
     assert Registry(tmp_path / "registry").names() == []
     if kind != signal.SIGKILL:
