@@ -19,7 +19,7 @@ class Augment:
 
     def __init__(self, recipe: Recipe) -> None:
         """Take the strengths from the recipe."""
-        self._enabled = recipe.augment == "light"
+        self._enabled = recipe.augment == "basic"
         self._flip = recipe.flip
         self._min_crop = recipe.min_crop
 

@@ -133,7 +133,7 @@ def _train(
 
 
 def _fit_probe(embeddings: dict[Split, torch.Tensor], splits: dict[Split, Images], num_labels: int) -> Probe:
-    pairs = {split: (embeddings[split], torch.from_numpy(images.labels)) for split, images in splits.items()}
+    pairs = {split: (embeddings[split], torch.from_numpy(images.targets)) for split, images in splits.items()}
     return fit_probe(pairs["train"], pairs.get("validation"), num_labels)
 
 

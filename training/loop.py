@@ -82,7 +82,7 @@ class FineTuner:
         batch_size = recipe.batch_size or int(np.clip(2 ** int(math.log2(max(len(train) / 40, 1))), 16, 256))
         batch_size = min(batch_size, max(2, len(train)))
         steps = max(1, len(train) // batch_size)
-        lr = recipe.lr or default_lr(batch_size)
+        lr = recipe.lr if isinstance(recipe.lr, float) else default_lr(batch_size)
         epochs = recipe.epochs if recipe.epochs is not None else self._affordable_epochs(train, batch_size, steps)
         return Plan(batch_size, lr, epochs, steps)
 
@@ -107,7 +107,7 @@ class FineTuner:
 
     def evaluate(self, network: nn.Module, images: Images) -> SplitMetrics:
         """Score raw softmax outputs on a split."""
-        return score(probabilities(self.logits(network, images), 1.0), images.labels)
+        return score(probabilities(self.logits(network, images), 1.0), images.targets)
 
     @torch.inference_mode()
     def logits(self, network: nn.Module, images: Images) -> npt.NDArray[np.float32]:
@@ -159,10 +159,10 @@ class FineTuner:
     def _loss(self, train: Images, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
         images = self._normalise(torch.from_numpy(train.pixels[chosen]), self._device)
         images = self._augment(images, self._draws)
-        labels = torch.from_numpy(train.labels[chosen]).to(self._device.torch)
+        labels = torch.from_numpy(train.targets[chosen]).to(self._device.torch)
         with self._device.autocast():
             logits = self._network(images)
-        smoothing = self._recipe.label_smoothing
+        smoothing = 0.05 if self._recipe.label_smoothing is None else self._recipe.label_smoothing
         return nn.functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
     def _train_mode(self) -> None:

@@ -57,14 +57,14 @@ def choose(
     computed = functools.cache(logits)
     scored: tuple[Split, ...] = ("validation", "test")
     scores = {
-        split: {name: score(probabilities(computed(name, split), 1.0), splits[split].labels) for name in candidates}
+        split: {name: score(probabilities(computed(name, split), 1.0), splits[split].targets) for name in candidates}
         for split in scored
         if split in splits
     }
     chosen = _best(scores.get("validation"), candidates)
 
     def pair(split: Split) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
-        return (computed(chosen, split), splits[split].labels) if split in splits else None
+        return (computed(chosen, split), splits[split].targets) if split in splits else None
 
     temperature = calibrate(pair("calibration"), pair("validation"))
     unavailable: dict[str, str] = {}
