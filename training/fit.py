@@ -13,6 +13,7 @@ from models.dataset import SPLITS, scan
 from models.manifest import DatasetCard, check_name
 from models.preprocess import standard_preprocessing
 from training import backbone
+from training.calibrate import Calibration
 from training.data import decode_all, default_image_size
 from training.device import pick_device, seed_everything
 from training.loop import FineTuner
@@ -71,7 +72,9 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
     trained = _train(pretrained.network, normalise, splits, dataset.labels, recipe, device)
     publication = Publication(
         name=name,
+        task="single_label",
         labels=dataset.labels,
+        unit=None,
         pretrained=pretrained,
         normalise=normalise,
         preprocessing=preprocessing,
@@ -79,7 +82,7 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
         backbone=recipe.backbone,
         recipe=recipe.model_copy(update={"image_size": image_size, **trained.plan.resolved()}),
         dataset=_card(dataset, splits),
-        temperature=trained.verdict.temperature,
+        calibration=Calibration(trained.verdict.temperature, None, None),
         metrics=trained.verdict.metrics,
         golden_pool=_golden_pool(splits),
     )
