@@ -52,7 +52,7 @@ class Artifact:
         manifest = verify(path)
         model, stated, golden = (_read_checked(path / name, manifest.files[name]) for name in (MODEL, CONFIDENCE, GOLDEN))
         confidence = Confidence.parse(stated)
-        confidence.check_fits(manifest)
+        confidence.check_fits(manifest.task, manifest.labels)
         return cls(path, manifest, confidence, model, golden)
 
 

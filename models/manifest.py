@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
@@ -19,6 +19,9 @@ from models.errors import ManifestError, describe
 from models.frozen import Frozen
 from models.recipe import Recipe, Task  # noqa: TC001 - pydantic reads the annotations
 from models.scores import METRICS_OF, AnyMetrics, Metrics, MultiLabelMetrics, RegressionMetrics, SplitMetrics, without_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Blocks of a manifest that are defined elsewhere: who reads or writes one finds all of it here.
 __all__ = ["AnyMetrics", "Frozen", "Metrics", "MultiLabelMetrics", "RegressionMetrics", "SplitMetrics"]
@@ -126,21 +129,20 @@ class Confidence(Frozen):
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None
     interval: Interval | None
 
-    def check_fits(self, manifest: Manifest) -> None:
+    def check_fits(self, task: Task, labels: Sequence[str]) -> None:
         """Refuse what belongs to another task or to other labels: the service would have to guess.
 
         Raises:
             ManifestError: If thresholds are missing or of other labels, or a value stands where its task has none.
         """
-        task, has_thresholds = manifest.task, manifest.task == "multi_label"
         given = None if self.thresholds is None else sorted(self.thresholds)
-        if given != (sorted(manifest.labels) if has_thresholds else None):
-            expected = f"one for each of {list(manifest.labels)!r:.80}" if has_thresholds else "null"
+        if given != (sorted(labels) if task == "multi_label" else None):
+            expected = f"one for each of {list(labels)!r:.80}" if task == "multi_label" else "null"
             raise ManifestError(
                 f"confidence.thresholds has {given!r:.80}, expected {expected} with task {task}; publish it again with training"
             )
         if self.interval is not None and task != "regression":
-            raise ManifestError(f"confidence.interval belongs to regression, and the task of {manifest.reference} is {task}")
+            raise ManifestError(f"confidence.interval belongs to regression, expected null with task {task}")
         if self.temperature.value != 1 and task == "regression":
             raise ManifestError(f"confidence.temperature.value is {self.temperature.value}, expected 1 with task regression")
 

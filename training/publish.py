@@ -91,6 +91,7 @@ def publish(publication: Publication, registry: Registry, runs_root: Path) -> Ma
         runs_root: Where to work until then; the working folder is removed in the end.
 
     Raises:
+        ManifestError: If the calibration is of another task or of other labels.
         ParityError: If ONNX Runtime does not compute what torch does.
     """
     runs_root.mkdir(parents=True, exist_ok=True)
@@ -102,20 +103,19 @@ def publish(publication: Publication, registry: Registry, runs_root: Path) -> Ma
 
 
 def _publish(publication: Publication, registry: Registry, folder: Path) -> Manifest:
+    network, task, fitted = publication.pretrained.network, publication.task, publication.calibration
+    confidence = Confidence(
+        schema_version=1, temperature=fitted.temperature, thresholds=fitted.thresholds, interval=fitted.interval
+    )
+    confidence.check_fits(task, publication.labels)
+    (folder / CONFIDENCE).write_bytes(canonical_json(confidence))
     say(f"exporting ONNX at {publication.image_size} px")
-    network, task = publication.pretrained.network, publication.task
     exported = export(network, publication.normalise, publication.image_size, publication.golden_pool, folder / MODEL, task)
     what = "logits" if task != "regression" else f"values in {publication.unit}" if publication.unit else "values"
     say(f"  ONNX Runtime and torch agree to {exported.largest_difference:.1e} on {what} (batches of 1, 3 and 8)")
     (folder / GOLDEN).write_bytes(_golden(folder / MODEL, publication))
-    fitted, manifest = publication.calibration, _card(publication, exported)
-    confidence = Confidence(
-        schema_version=1, temperature=fitted.temperature, thresholds=fitted.thresholds, interval=fitted.interval
-    )
-    confidence.check_fits(manifest)
-    (folder / CONFIDENCE).write_bytes(canonical_json(confidence))
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
-    return registry.publish(folder, manifest)
+    return registry.publish(folder, _card(publication, exported))
 
 
 def _card(publication: Publication, exported: Exported) -> Manifest:

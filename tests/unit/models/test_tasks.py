@@ -30,7 +30,7 @@ SINGLE = SplitMetrics(images=40, accuracy=0.9, macro_recall=0.88, nll=0.31, ece=
 MULTI = MultiLabelMetrics(images=40, mean_average_precision=0.8, macro_f1=0.7, exact_match=0.5, nll=0.2, ece=0.03)
 VALUES = RegressionMetrics(images=40, mae=3.5, rmse=5.0, r2=-0.25)
 BLOCKS = {"single_label": SINGLE, "multi_label": MULTI, "regression": VALUES}
-LABELS = {"single_label": ("bee", "cat"), "multi_label": ("bee",), "regression": ("angle",)}
+LABELS: dict[str, tuple[str, ...]] = {"single_label": ("bee", "cat"), "multi_label": ("bee",), "regression": ("angle",)}
 INTERVAL = Interval(level=0.9, half_width=7.5, images=40, method="split_conformal", reason=None)
 
 share, positive, anything = st.floats(0, 1), st.floats(0, 1e6), st.floats(-1e6, 1)
@@ -180,7 +180,7 @@ def test_a_manifest_that_contradicts_its_task_is_refused(task: str, changes: dic
     ],
 )
 def test_a_confidence_that_fits_its_manifest_is_read_back_with_it(task: str, confidence: Confidence) -> None:
-    confidence.check_fits(manifest_of(task))
+    confidence.check_fits(task, LABELS[task])
 
     assert Confidence.parse(confidence.model_dump_json().encode()) == confidence
 
@@ -209,14 +209,14 @@ HOT = Temperature(value=1.5, status="ok", images=40, reason=None)
         (
             "single_label",
             confidence_of(interval=INTERVAL),
-            "confidence.interval belongs to regression, and the task of birds:1 is single_label",
+            "confidence.interval belongs to regression, expected null with task single_label",
         ),
         ("regression", confidence_of(temperature=HOT), "confidence.temperature.value is 1.5, expected 1 with task regression"),
     ],
 )
 def test_a_confidence_of_another_task_or_other_labels_is_refused(task: str, confidence: Confidence, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
-        confidence.check_fits(manifest_of(task))
+        confidence.check_fits(task, LABELS[task])
 
     assert str(caught.value).startswith(message)
 
