@@ -122,7 +122,12 @@ class Recipe(BaseModel):
     )
     stem_lr_scale: float = Field(default=0.1, gt=0, le=1, description="rate of the first layer as a share of the head's")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd and rmsprop; the first beta of adam and adamw")
-    weight_decay: float = Field(default=0.05, ge=0, le=1, description="never on biases and norms; decoupled with adamw")
+    freeze_lr: float | None = Field(
+        default=None, gt=0, le=1, description="rate of the head in freeze_epochs; auto: twice lr, as fastai does"
+    )
+    weight_decay: float | None = Field(
+        default=None, ge=0, le=1, description="never on biases and norms; auto: adamw 0.05, sgd 1e-4, adam and rmsprop 0"
+    )
     schedule: Literal["cosine", "one_cycle", "constant"] = Field(
         default="cosine", description="cosine or one_cycle to zero, or constant"
     )
@@ -191,6 +196,7 @@ class Recipe(BaseModel):
         return [
             (not self.pretrained and self.weights is not None, "weights is given, and pretrained=false asks for none"),
             (not self.pretrained and self.freeze_epochs > 0, "freeze_epochs would keep random layers; pretrained is false"),
+            (self.freeze_lr is not None and self.freeze_epochs == 0, "freeze_lr is given, and freeze_epochs is 0"),
             (self.label_pattern is not None and self.label_file is not None, "label_pattern and label_file: give one of them"),
             (bool(lists) and self.label_file is None, "image_column and label_column say where to look in label_file: give that"),
             (self.unit is not None and self.task not in {None, "regression"}, f"unit belongs to regression, task is {self.task}"),
