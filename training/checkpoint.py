@@ -140,9 +140,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
         if kind == "optimizer":
             position, _, key = rest.partition(".")
             parameter = parameters[int(position)]
-            if tensor.shape == parameter.shape:
-                # In the parameter's memory format: the fused kernels go through both in the order of memory, and would
-                # pair a channels-last weight with another weight's moment.
-                tensor = torch.empty_like(parameter).copy_(tensor)
-            state.setdefault(int(position), {})[key] = tensor
+            # In the parameter's memory format: the fused kernels go through both in the order of memory, and would pair a
+            # channels-last weight with another weight's moment.
+            fits = tensor.shape == parameter.shape
+            state.setdefault(int(position), {})[key] = torch.empty_like(parameter).copy_(tensor) if fits else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

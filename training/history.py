@@ -12,8 +12,8 @@ HISTORY = "history.json"
 class Epoch(Frozen):
     """One epoch. `loss` is the mean training loss, with augmentation and smoothing; validation is the average's.
 
-    `validation_loss` is NLL, or RMSE in the unit of a regression; `validation_score` is accuracy, mean average precision or R2, by
-    task; `lr` is the head's rate at the end.
+    `validation_loss` is NLL, or RMSE in the unit of a regression; `validation_score` is accuracy, mean average precision or
+    R2, by task; `lr` is the head's rate at the end.
     """
 
     epoch: int

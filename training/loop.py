@@ -26,7 +26,6 @@ from training.distributed import average_statistics, replicate
 from training.errors import Preempted, TrainingError
 from training.history import Epoch, Sweep
 from training.optim import make_optimizer
-from training.plan import Plan
 from training.progress import Bar, Events, say
 from training.source import Source, epoch_order, mixed_seed, rows_for_ever
 from training.watch import Watch
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from training.distributed import World
     from training.normalise import Normalise
     from training.objective import Objective
+    from training.plan import Plan
     from training.stop import Stop
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)

@@ -109,8 +109,8 @@ def choose_lr(lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[
     first, last = int(len(lrs) * _SKIP_FIRST), len(lrs) - _SKIP_LAST
     kept_lrs, kept = np.asarray(lrs[first:last]), np.asarray(smoothed[first:last])
     valley = steepest = None
-    if len(kept) >= _LEAST_POINTS:
-        valley, steepest = _valley(kept_lrs, kept), _steepest(kept_lrs, kept)
+    if len(kept) >= _LEAST_POINTS and (valley := _valley(kept_lrs, kept)) is not None:
+        steepest = _steepest(kept_lrs, kept)
     chosen = rule if valley is None else float(np.clip(valley, rule / _CLAMP, rule * _CLAMP))
     return Sweep(
         lrs=tuple(lrs),

@@ -1,4 +1,4 @@
-"""tmp"""
+"""tmp."""
 
 from __future__ import annotations
 

@@ -76,8 +76,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, af
     chosen = recipe(**changes)
     whole = run(chosen)
     stopped = Run.start(tmp_path, "birds", {"seed": 0})
+    first = tuner(chosen, TRAIN, stop=StopsAfter(after), save=stopped.save)
     with pytest.raises(Preempted):
-        first = tuner(chosen, TRAIN, stop=StopsAfter(after), save=stopped.save)
         first.run(TRAIN, VALIDATION, plan(chosen, len(TRAIN)))
     found = Run.resume(tmp_path, "birds", {"seed": 0})
     rest = tuner(chosen, TRAIN, save=found.save).run(TRAIN, VALIDATION, plan(chosen, len(TRAIN)), resumed=found.load())
