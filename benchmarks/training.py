@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,8 @@ class Timing(NamedTuple):
 def main() -> int:
     """Run what is missing of the plan; exit 0, 1 when a tool fails, 130 when interrupted."""
     options = _parse()
+    # As Ctrl-C, so that the folder with data and models is removed and the tool that runs is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan = planned(options.tools, options.sizes, options.seeds)
     test_pictures, training_pictures = fashion.load("t10k"), fashion.load("train")
     measured = begin(options.out, _setting(), fresh=options.fresh)
