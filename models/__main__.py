@@ -60,8 +60,13 @@ def _describe(registry: Registry, name: str, version: int) -> str:
         card = summary(registry.manifest(name, version), registry.confidence(name, version))
     except ContractError as err:
         return f"cannot be read: {str(err).splitlines()[0]}"
-    scores = "" if card["accuracy"] is None else f"accuracy {card['accuracy']:.3f}  nll {card['nll']:.3f}"
-    return f"{card['backbone']:22} {card['labels']:>5} labels  {scores:26} calibration {card['calibration']:8}"
+    what = f"{'a number':>12}" if card["task"] == "regression" else f"{card['labels']:>5} labels"
+    scores = "" if card["score"] is None else f"{card['score_name']} {card['score']:.3f}"
+    if card["nll"] is not None:
+        scores += f"  nll {card['nll']:.3f}"
+    if card["mae"] is not None:
+        scores += f"  mae {card['mae']:.3g} {card['unit'] or ''}".rstrip()
+    return f"{card['backbone']:22} {what}  {scores:26} calibration {card['calibration']:8}"
 
 
 def _show(registry: Registry, options: argparse.Namespace) -> None:

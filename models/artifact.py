@@ -47,11 +47,13 @@ class Artifact:
 
         Raises:
             ArtifactError: If a file is missing, altered, not in the manifest, or keeps tensors outside itself.
-            ManifestError: If `manifest.json` or `confidence.json` is not valid.
+            ManifestError: If `manifest.json` or `confidence.json` is not valid, or they do not fit each other.
         """
         manifest = verify(path)
-        model, confidence, golden = (_read_checked(path / name, manifest.files[name]) for name in (MODEL, CONFIDENCE, GOLDEN))
-        return cls(path, manifest, Confidence.parse(confidence), model, golden)
+        model, stated, golden = (_read_checked(path / name, manifest.files[name]) for name in (MODEL, CONFIDENCE, GOLDEN))
+        confidence = Confidence.parse(stated)
+        confidence.check_fits(manifest)
+        return cls(path, manifest, confidence, model, golden)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -19,7 +19,11 @@ from models.errors import DatasetError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from models.recipe import Task
+
 Split = Literal["train", "validation", "calibration", "test"]
+# The index of the one label; the indices of all that hold, ascending; or the number.
+Target = int | tuple[int, ...] | float
 SPLITS: tuple[Split, ...] = ("train", "validation", "calibration", "test")
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",
@@ -42,10 +46,10 @@ VALIDATION_FROM_TRAIN = 0.15
 
 @dataclass(frozen=True)
 class Item:
-    """One image file: its path, the index of its label, its split, and the sha256 of its bytes."""
+    """One image file: its path, what is to be learnt of it, its split, and the sha256 of its bytes."""
 
     path: Path
-    label: int
+    target: Target
     split: Split
     digest: str
 
@@ -67,9 +71,13 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labels in alphabetical order, items in order of path, and what was left out."""
+    """Labels in alphabetical order, items in order of path, and what was left out.
+
+    With task `regression` there is one label, the name of the number.
+    """
 
     root: Path
+    task: Task
     labels: tuple[str, ...]
     items: tuple[Item, ...]
     skipped: tuple[Skipped, ...] = field(default=())
@@ -89,8 +97,13 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """sha256 over every file's hash, label and split: equal data has an equal fingerprint, wherever it lies."""
-        lines = sorted(f"{item.digest} {item.split} {self.labels[item.label]}" for item in self.items)
+        lines = sorted(f"{item.digest} {item.split} {self._spelt(item.target)}" for item in self.items)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def _spelt(self, target: Target) -> str:
+        if isinstance(target, float):
+            return repr(target)
+        return "\t".join(self.labels[index] for index in ((target,) if isinstance(target, int) else target))
 
 
 def scan(root: Path, seed: int) -> Dataset:
@@ -118,7 +131,7 @@ def scan(root: Path, seed: int) -> Dataset:
     index = {label: i for i, label in enumerate(labels)}
     entries = [_Entry(path, index[label], split, _digest(path)) for path, label, split in found]
     items = tuple(sorted(_assign(entries, len(labels), seed), key=lambda item: item.path))
-    dataset = Dataset(root, labels, items, tuple(skipped)).without(_leaks(items))
+    dataset = Dataset(root, "single_label", labels, items, tuple(skipped)).without(_leaks(items))
     _require_training(dataset.items, labels, root)
     return dataset
 
@@ -253,7 +266,7 @@ def _is_text(name: str) -> bool:
 
 
 def _require_training(items: Sequence[Item], labels: Sequence[str], root: Path) -> None:
-    trained = {item.label for item in items if item.split == "train"}
+    trained = {item.target for item in items if item.split == "train"}
     for index, label in enumerate(labels):
         if index not in trained:
             raise DatasetError(f"{root}: label {label!r} has no image to train on; every label needs at least two images")

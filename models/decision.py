@@ -1,6 +1,7 @@
 """From logits to statements: pure numpy, used by training to score and by the service to answer.
 
-Owns softmax with temperature, ranking, and the comparison of two outputs. Knows nothing of graphs, files or HTTP.
+Owns softmax and sigmoid with temperature, ranking, and the comparison of two outputs. Knows nothing of graphs, files or
+HTTP.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from models.recipe import Task
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -29,14 +32,53 @@ def probabilities(logits: FloatArray, temperature: float) -> npt.NDArray[np.floa
     Raises:
         ValueError: If the temperature is not positive, or a logit is not finite.
     """
+    scaled = _scaled(logits, temperature)
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    exponent = np.exp(scaled)
+    return np.asarray(exponent / exponent.sum(axis=-1, keepdims=True))
+
+
+def activate(logits: FloatArray, task: Task, temperature: float) -> npt.NDArray[np.float64]:
+    """Turn logits into what the task answers: softmax or sigmoid of logits / temperature, or the number itself.
+
+    Args:
+        logits: Raw head output, `[N, K]` or `[K]`. Not modified.
+        task: `single_label`: rows sum to 1. `multi_label`: each entry is a probability of its own. `regression`: the graph
+            answers in the number's unit, so nothing is left to do, and the temperature is 1.
+        temperature: Divisor before the activation, over 0.
+
+    Returns:
+        float64 of the same shape.
+
+    Raises:
+        ValueError: If the temperature is not positive, or a logit is not finite.
+    """
+    if task == "single_label":
+        return probabilities(logits, temperature)
+    scaled = _scaled(logits, temperature)
+    if task == "regression":
+        return scaled
+    # of two forms that are equal on paper, the one whose exponential cannot overflow
+    exponent = np.exp(-np.abs(scaled))
+    return np.asarray(np.where(scaled >= 0, 1.0, exponent) / (1 + exponent))
+
+
+def _scaled(logits: FloatArray, temperature: float) -> npt.NDArray[np.float64]:
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}, expected a positive number")
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     if not np.isfinite(scaled).all():
         raise ValueError("a logit is not finite (NaN or infinity); the model's output cannot be used")
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    exponent = np.exp(scaled)
-    return np.asarray(exponent / exponent.sum(axis=-1, keepdims=True))
+    return scaled
+
+
+def in_order(thresholds: Mapping[str, float], labels: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Thresholds by label as a row `[K]` in the order of `labels`, to compare a row of probabilities with.
+
+    Raises:
+        KeyError: If a label has none.
+    """
+    return np.array([thresholds[label] for label in labels], dtype=np.float64)
 
 
 def ranked(row: FloatArray, top_k: int) -> list[int]:
@@ -54,3 +96,16 @@ def largest_difference(a: FloatArray, b: FloatArray) -> float:
     with np.errstate(invalid="ignore"):
         difference = np.abs(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
     return float(difference.max(initial=0.0)) if np.isfinite(difference).all() else float("inf")
+
+
+def unit_of_difference(outputs: FloatArray, task: Task) -> float:
+    """What a difference between two outputs is measured in.
+
+    A probability and a logit mean the same everywhere: 1. A regression's number may be in grams or in light years, so it
+    is the spread of `outputs` `[N, 1]`; or a hundredth of the largest where they hardly differ, since the rounding of a
+    float32 grows with its size.
+    """
+    if task != "regression":
+        return 1.0
+    values = np.asarray(outputs, dtype=np.float64)
+    return float(max(np.ptp(values), np.abs(values).max() / 100))

@@ -13,10 +13,15 @@ from collections import Counter
 from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from models.errors import ManifestError, describe
-from models.recipe import Recipe  # noqa: TC001 - pydantic reads the annotation
+from models.frozen import Frozen
+from models.recipe import Recipe, Task  # noqa: TC001 - pydantic reads the annotations
+from models.scores import METRICS_OF, AnyMetrics, Metrics, MultiLabelMetrics, RegressionMetrics, SplitMetrics, without_tag
+
+# Blocks of a manifest that are defined elsewhere: who reads or writes one finds all of it here.
+__all__ = ["AnyMetrics", "Frozen", "Metrics", "MultiLabelMetrics", "RegressionMetrics", "SplitMetrics"]
 
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -30,12 +35,6 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")]
 
 T = TypeVar("T", bound=BaseModel)
-
-
-class Frozen(BaseModel):
-    """A value: immutable, and no key that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputSpec(Frozen):
@@ -64,11 +63,12 @@ class Preprocessing(Frozen):
 class OutputSpec(Frozen):
     """What the graph answers: float32 logits `[N, K]`, embedding `[N, D]`, and one spatial output `[N, C, h, w]`.
 
-    `cam` has K channels whose mean over h and w, plus the head's bias, is the logit. `feature_map` has the
-    backbone's channels; it stands where K is over 200 or the head is not linear in the pooled features.
+    With task `regression` K is 1 and the logit is the number itself, in its unit. `cam` has K channels whose mean over h
+    and w, plus the head's bias, is the logit. `feature_map` has the backbone's channels; it stands where K is over 200 or
+    the head is not linear in the pooled features.
     """
 
-    logits: int = Field(ge=2)
+    logits: int = Field(ge=1)
     embedding: int = Field(ge=1)
     spatial: Literal["cam", "feature_map"]
     spatial_channels: int = Field(ge=1)
@@ -92,30 +92,11 @@ class DatasetCard(Frozen):
     skipped: int = Field(ge=0)
 
 
-class SplitMetrics(Frozen):
-    """Scores of one model on one split. `nll` is in nats; `ece` uses 15 equal-width bins (Guo et al. 2017, eq. 3)."""
-
-    images: int = Field(ge=1)
-    accuracy: float = Field(ge=0, le=1)
-    macro_recall: float = Field(ge=0, le=1)
-    nll: float = Field(ge=0)
-    ece: float = Field(ge=0, le=1)
-
-
-class Metrics(Frozen):
-    """Scores as published (`calibrated`), before temperature (`raw`), and of every candidate that was not chosen."""
-
-    chosen: Literal["probe", "last", "ema"] | None
-    validation: dict[str, SplitMetrics]
-    test: dict[str, SplitMetrics]
-    calibrated: SplitMetrics | None
-    raw: SplitMetrics | None
-    recall: dict[str, float]
-    unavailable: dict[str, str]
-
-
 class Temperature(Frozen):
-    """The calibration scalar: probabilities are softmax(logits / value). 1 leaves them as they are."""
+    """The calibration scalar: probabilities are softmax or sigmoid of logits / value. 1 leaves them as they are.
+
+    A regression has none to fit: its value is 1, and the status is that of the evidence for its interval.
+    """
 
     value: float = Field(gt=0)
     status: Literal["ok", "partial", "none"]
@@ -123,11 +104,45 @@ class Temperature(Frozen):
     reason: str | None
 
 
+class Interval(Frozen):
+    """How far from a regression's answer the truth lies: within `half_width` (in its unit) for the share `level`."""
+
+    level: float = Field(gt=0, lt=1)
+    half_width: float = Field(ge=0)
+    images: int = Field(ge=1)
+    method: Literal["split_conformal"]
+    reason: str | None
+
+
 class Confidence(Frozen):
-    """`confidence.json`: everything that turns logits into statements of confidence."""
+    """`confidence.json`: everything that turns logits into statements of confidence.
+
+    `thresholds` has, with task `multi_label`, the probability from which on each label is selected. `interval` belongs to
+    `regression`; null where too few images were held out to know one, and the temperature's reason says so.
+    """
 
     schema_version: Literal[1]
     temperature: Temperature
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None
+    interval: Interval | None
+
+    def check_fits(self, manifest: Manifest) -> None:
+        """Refuse what belongs to another task or to other labels: the service would have to guess.
+
+        Raises:
+            ManifestError: If thresholds are missing or of other labels, or a value stands where its task has none.
+        """
+        task, has_thresholds = manifest.task, manifest.task == "multi_label"
+        given = None if self.thresholds is None else sorted(self.thresholds)
+        if given != (sorted(manifest.labels) if has_thresholds else None):
+            expected = f"one for each of {list(manifest.labels)!r:.80}" if has_thresholds else "null"
+            raise ManifestError(
+                f"confidence.thresholds has {given!r:.80}, expected {expected} with task {task}; publish it again with training"
+            )
+        if self.interval is not None and task != "regression":
+            raise ManifestError(f"confidence.interval belongs to regression, and the task of {manifest.reference} is {task}")
+        if self.temperature.value != 1 and task == "regression":
+            raise ManifestError(f"confidence.temperature.value is {self.temperature.value}, expected 1 with task regression")
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -140,14 +155,18 @@ class Confidence(Frozen):
 
 
 class Manifest(Frozen):
-    """`manifest.json`, written last: an artifact exists when it does."""
+    """`manifest.json`, written last: an artifact exists when it does.
+
+    With task `regression` there is one label, the number's name, and `unit` is what it counts, or null.
+    """
 
     schema_version: Literal[1]
     name: Name
     version: int = Field(ge=1)
     created: datetime
-    task: Literal["single_label"]
-    labels: tuple[str, ...] = Field(min_length=2)
+    task: Task
+    labels: tuple[str, ...] = Field(min_length=1)
+    unit: str | None = Field(max_length=20)
     input: InputSpec
     preprocessing: Preprocessing
     outputs: OutputSpec
@@ -170,6 +189,21 @@ class Manifest(Frozen):
             raise ValueError("a label is empty")
         if len(self.labels) != self.outputs.logits:
             raise ValueError(f"labels has {len(self.labels)} entries, and outputs.logits says {self.outputs.logits}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        if self.task == "single_label" and len(self.labels) < 2:
+            raise ValueError("labels has 1 entry, and single_label chooses among at least 2")
+        if self.task == "regression" and len(self.labels) != 1:
+            raise ValueError(f"labels has {len(self.labels)} entries, and a regression has 1: the number's name")
+        if self.unit is not None and self.task != "regression":
+            raise ValueError(f"unit belongs to regression, and task is {self.task}")
+        strangers = {type(block) for block in self.metrics.blocks()} - {METRICS_OF[self.task]} if self.metrics else set()
+        if strangers:
+            raise ValueError(
+                f"metrics holds {strangers.pop().__name__}, and those of {self.task} are {METRICS_OF[self.task].__name__}"
+            )
         return self
 
     @property
@@ -222,24 +256,25 @@ def _parse(kind: type[T], data: bytes, prefix: str) -> T:
     try:
         return kind.model_validate_json(data)
     except ValidationError as err:
-        raise ManifestError(
-            f"{describe(err, (prefix + '.{}').format)}\nexport it again with training, or use the candor that wrote it"
-        ) from err
+        findings = describe(err, lambda path: f"{prefix}.{without_tag(path)}")
+        raise ManifestError(f"{findings}\nexport it again with training, or use the candor that wrote it") from err
 
 
 def summary(manifest: Manifest, confidence: Confidence) -> dict[str, Any]:
-    """What a list of versions shows of one: plain JSON types only."""
+    """What a list of versions shows of one: plain JSON types only. A score that its task does not have is None."""
     scores = manifest.metrics.calibrated if manifest.metrics else None
+    name, value = scores.headline if scores else (None, None)
     return {
         "version": manifest.version,
         "created": manifest.created.isoformat(),
         "task": manifest.task,
         "backbone": manifest.backbone.name,
         "labels": len(manifest.labels),
+        "unit": manifest.unit,
         "image_size": manifest.input.height,
-        "accuracy": scores.accuracy if scores else None,
-        "nll": scores.nll if scores else None,
-        "ece": scores.ece if scores else None,
+        "score": value,
+        "score_name": name,
+        **{key: getattr(scores, key, None) for key in ("accuracy", "nll", "ece", "mae")},
         "calibration": confidence.temperature.status,
         "calibration_reason": confidence.temperature.reason,
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.artifact import Artifact
-from models.decision import largest_difference, probabilities
+from models.decision import activate, in_order, largest_difference, unit_of_difference
 from models.errors import ContractError
 from service.batcher import Batcher
 from service.errors import ModelLoadError
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.runtime.port import Runtime
 
-# fp32 on another processor or library version moves a probability in the seventh digit; this is a thousand times that.
+# fp32 on another processor or library version moves a probability in the seventh digit; this is a thousand times that. Of a
+# regression it is a share of how far the golden outputs lie apart.
 GOLDEN_TOLERANCE = 1e-3
 
 Row = Any  # float32 [K]; numpy has no spelling for one row
@@ -44,6 +45,9 @@ class LiveModel:
         self.manifest = manifest
         self.confidence = confidence
         self.runtime = runtime
+        thresholds = confidence.thresholds
+        # [K] in the labels' order, once and not at every answer
+        self.thresholds = None if thresholds is None else in_order(thresholds, manifest.labels)
         self._metrics = metrics
         self._batcher: Batcher[UInt8Array, Row] = Batcher(
             self._run, executor, max_batch=plan.max_batch, lanes=plan.lanes, on_taken=self._taken
@@ -112,23 +116,25 @@ def load(path: Path, executor: Executor, plan: Plan, metrics: Metrics) -> LiveMo
 
 def _replay_golden(runtime: Runtime, artifact: Artifact, max_batch: int) -> UInt8Array:
     """Run the stored inputs and compare with the stored logits; the images are returned for warming up."""
+    manifest, temperature = artifact.manifest, artifact.confidence.temperature.value
     try:
         with np.load(io.BytesIO(artifact.golden), allow_pickle=False) as stored:
             images, expected = stored["images"], stored["logits"]
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
-        raise ModelLoadError(f"{artifact.manifest.reference}: golden.npz cannot be read: {err}") from err
+        raise ModelLoadError(f"{manifest.reference}: golden.npz cannot be read: {err}") from err
     if not len(images) or len(images) != len(expected):
-        raise ModelLoadError(f"{artifact.manifest.reference}: golden.npz has {len(images)} images for {len(expected)} logits")
+        raise ModelLoadError(f"{manifest.reference}: golden.npz has {len(images)} images for {len(expected)} logits")
     parts = [runtime.run(images[start : start + max_batch]) for start in range(0, len(images), max_batch)]
-    temperature = artifact.confidence.temperature.value
     try:
-        got = probabilities(np.concatenate(parts), temperature)
-        difference = largest_difference(got, probabilities(expected, temperature))
+        wanted = activate(expected, manifest.task, temperature)
+        difference = largest_difference(activate(np.concatenate(parts), manifest.task, temperature), wanted)
     except ValueError as err:
-        raise ModelLoadError(f"{artifact.manifest.reference}: {err}") from err
-    if difference > GOLDEN_TOLERANCE:
+        raise ModelLoadError(f"{manifest.reference}: {err}") from err
+    accepted = GOLDEN_TOLERANCE * unit_of_difference(wanted, manifest.task)
+    if difference > accepted:
+        what = "value" if manifest.task == "regression" else "probability"
         raise ModelLoadError(
-            f"{artifact.manifest.reference} does not reproduce its golden outputs: a probability differs by {difference:.2g}, "
-            f"at most {GOLDEN_TOLERANCE:g} is accepted"
+            f"{manifest.reference} does not reproduce its golden outputs: a {what} differs by {difference:.2g}, "
+            f"at most {accepted:.2g} is accepted"
         )
     return np.asarray(images)

@@ -83,11 +83,14 @@ class Metrics:
             registry=self.registry,
         )
         self.predictions = Counter(
-            "candor_predictions", "Images answered, by model and first label", ("model", "label"), registry=self.registry
+            "candor_predictions",
+            "Labels answered, by model: of each image the first, or with several labels an image every selected one",
+            ("model", "label"),
+            registry=self.registry,
         )
 
     def count_prediction(self, manifest: Manifest, label: str) -> None:
-        """Count a first label by name, unless the model has so many that the series would be too."""
+        """Count a label that was answered by name, unless the model has so many that the series would be too."""
         shown = label if len(manifest.labels) <= MAX_LABELS else "other"
         self.predictions.labels(manifest.name, shown).inc()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,15 +32,19 @@ SMALL_IMAGE_SIZE = 96
 
 @dataclass(frozen=True)
 class Images:
-    """The decoded images of one split: uint8 `[N, H, W, 3]`, label indices `[N]`, and the files they came from."""
+    """The decoded images of one split: uint8 `[N, H, W, 3]`, what is to be learnt of them, and the files they came from.
+
+    Targets are label indices, int64 `[N]`, with task `single_label`; float32 `[N, K]` of 0 and 1 with `multi_label`;
+    and float32 `[N, 1]`, in the number's own unit, with `regression`.
+    """
 
     pixels: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
+    targets: npt.NDArray[Any]
     items: tuple[Item, ...]
 
     def __len__(self) -> int:
         """How many images."""
-        return len(self.labels)
+        return len(self.items)
 
 
 def decode_all(dataset: Dataset, preprocessing: Preprocessing, image_size: int) -> tuple[Dataset, dict[Split, Images]]:
@@ -69,7 +73,7 @@ def decode_all(dataset: Dataset, preprocessing: Preprocessing, image_size: int) 
         chosen = [(item, pixels) for item, pixels in rows if item.split == split]
         splits[split] = Images(
             pixels=np.stack([pixels for _, pixels in chosen]),
-            labels=np.array([item.label for item, _ in chosen], dtype=np.int64),
+            targets=np.array([item.target for item, _ in chosen], dtype=np.int64),
             items=tuple(item for item, _ in chosen),
         )
     return readable, splits
@@ -91,7 +95,7 @@ def _short_side(item: Item) -> int | None:
 
 
 def _require_training(dataset: Dataset) -> None:
-    trained = {item.label for item in dataset.of("train")}
+    trained = {item.target for item in dataset.of("train")}
     for index, label in enumerate(dataset.labels):
         if index not in trained:
             named = next((entry.path for entry in dataset.skipped), None)

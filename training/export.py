@@ -20,7 +20,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from models.decision import largest_difference
+from models.decision import largest_difference, unit_of_difference
 from models.manifest import MAX_CAM_LABELS, OutputSpec
 from training.errors import ParityError
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from models.recipe import Task
     from training.normalise import Normalise
 
 OPSET = 20
@@ -70,7 +71,9 @@ class ServingGraph(nn.Module):
         return logits, embedding, nn.functional.conv2d(features, head.weight[:, :, None, None])
 
 
-def export(network: nn.Module, normalise: Normalise, image_size: int, unseen: UInt8Array, path: Path) -> Exported:
+def export(
+    network: nn.Module, normalise: Normalise, image_size: int, unseen: UInt8Array, path: Path, task: Task = "single_label"
+) -> Exported:
     """Write `path` and prove that ONNX Runtime and torch agree on inputs that the export never saw.
 
     Args:
@@ -79,10 +82,11 @@ def export(network: nn.Module, normalise: Normalise, image_size: int, unseen: UI
         image_size: H and W of the input; fixed, because SAME padding depends on it.
         unseen: uint8 `[N, H, W, 3]`; images for the proof, at least one.
         path: Where to write; the parent exists.
+        task: What the logits are: a regression's are compared in relation to how far they lie apart.
 
     Raises:
-        ParityError: If at batch 1, 3 or 8 a logit differs by more than 1e-3, or another output by more than that share of
-            its largest value. The file is removed.
+        ParityError: If at batch 1, 3 or 8 a logit differs by more than 1e-3, a regression's value by more than that share of
+            the values' spread, or another output by more than that share of its largest value. The file is removed.
     """
     network, normalise = network.cpu().eval(), normalise.cpu()
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
@@ -104,7 +108,7 @@ def export(network: nn.Module, normalise: Normalise, image_size: int, unseen: UI
     program.save(str(path), external_data=False)
     onnx.checker.check_model(str(path), full_check=True)
     try:
-        difference = _check_parity(graph, path, unseen)
+        difference = _check_parity(graph, path, unseen, task)
     except ParityError:
         path.unlink()
         raise
@@ -124,18 +128,20 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _check_parity(graph: ServingGraph, path: Path, unseen: UInt8Array) -> float:
+def _check_parity(graph: ServingGraph, path: Path, unseen: UInt8Array, task: Task) -> float:
     session = open_session(path)
-    worst = 0.0
-    for size in PARITY_BATCHES:
+    worst, unit = 0.0, 0.0
+    # The largest batch first: a unit of difference takes several values.
+    for size in sorted(PARITY_BATCHES, reverse=True):
         # Spread over the pool, so that a batch is not all of one label.
         batch = unseen[np.linspace(0, len(unseen) - 1, size).astype(int)]
         with torch.inference_mode():
             expected = graph(torch.from_numpy(batch))
+        unit = unit or unit_of_difference(expected[0].numpy(), task)
         for name, ours, theirs in zip(_names(session), session.run(None, {"image": batch}), expected, strict=True):
             difference = largest_difference(ours, theirs.numpy())
             # Logits to the digit. Features may be in the hundreds, where the same share of them is what can be asked.
-            scale = 1.0 if name == "logits" else max(1.0, float(theirs.abs().max()))
+            scale = unit if name == "logits" else max(1.0, float(theirs.abs().max()))
             if difference > PARITY_TOLERANCE * scale:
                 raise ParityError(
                     f"ONNX Runtime's {name} differs from torch's by {difference:.2g} at batch {size} (at most "

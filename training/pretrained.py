@@ -10,6 +10,7 @@ from timm.data import ImageNetInfo
 from models.manifest import Temperature, check_name
 from models.preprocess import standard_preprocessing
 from training import backbone
+from training.calibrate import Calibration
 from training.device import seed_everything
 from training.normalise import Normalise
 from training.progress import say
@@ -43,7 +44,9 @@ def publish_pretrained(name: str, recipe: Recipe, registry: Registry, runs_root:
     reason = "published as it was trained by others: there are no held-out images here to calibrate on"
     publication = Publication(
         name=name,
+        task="single_label",
         labels=imagenet_labels(),
+        unit=None,
         pretrained=pretrained,
         normalise=Normalise(pretrained.mean, pretrained.std),
         preprocessing=standard_preprocessing(pretrained.crop_ratio),
@@ -51,7 +54,7 @@ def publish_pretrained(name: str, recipe: Recipe, registry: Registry, runs_root:
         backbone=recipe.backbone,
         recipe=None,
         dataset=None,
-        temperature=Temperature(value=1.0, status="none", images=0, reason=reason),
+        calibration=Calibration(Temperature(value=1.0, status="none", images=0, reason=reason), None, None),
         metrics=None,
         golden_pool=procedural_images(GOLDEN_IMAGES, image_size, recipe.seed),
     )

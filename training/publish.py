@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from models.artifact import CONFIDENCE, GOLDEN, MODEL, WEIGHTS
+from models.decision import activate
 from models.manifest import (
     SCHEMA_VERSION,
     UNSEALED,
@@ -26,7 +27,6 @@ from models.manifest import (
     InputSpec,
     Manifest,
     Metrics,
-    Temperature,
     canonical_json,
     recipe_sha256,
 )
@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from models.manifest import Preprocessing
-    from models.recipe import Recipe
+    from models.recipe import Recipe, Task
     from models.registry import Registry
     from training.backbone import Pretrained
+    from training.calibrate import Calibration
+    from training.export import Exported
     from training.normalise import Normalise
 
 GOLDEN_IMAGES = 64
@@ -59,10 +61,15 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class Publication:
-    """Everything that a version is made of, besides what the registry adds."""
+    """Everything that a version is made of, besides what the registry adds.
+
+    The network's head answers logits; with task `regression` one number, in `unit` and no longer standardised.
+    """
 
     name: str
+    task: Task
     labels: tuple[str, ...]
+    unit: str | None
     pretrained: Pretrained
     normalise: Normalise
     preprocessing: Preprocessing
@@ -70,7 +77,7 @@ class Publication:
     backbone: str
     recipe: Recipe | None
     dataset: DatasetCard | None
-    temperature: Temperature
+    calibration: Calibration
     metrics: Metrics | None
     golden_pool: npt.NDArray[np.uint8]
 
@@ -96,19 +103,30 @@ def publish(publication: Publication, registry: Registry, runs_root: Path) -> Ma
 
 def _publish(publication: Publication, registry: Registry, folder: Path) -> Manifest:
     say(f"exporting ONNX at {publication.image_size} px")
-    network = publication.pretrained.network
-    exported = export(network, publication.normalise, publication.image_size, publication.golden_pool, folder / MODEL)
-    say(f"  ONNX Runtime and torch agree to {exported.largest_difference:.1e} on logits (batches of 1, 3 and 8)")
-    (folder / GOLDEN).write_bytes(_golden(folder / MODEL, publication.golden_pool))
-    (folder / CONFIDENCE).write_bytes(canonical_json(Confidence(schema_version=1, temperature=publication.temperature)))
+    network, task = publication.pretrained.network, publication.task
+    exported = export(network, publication.normalise, publication.image_size, publication.golden_pool, folder / MODEL, task)
+    what = "logits" if task != "regression" else f"values in {publication.unit}" if publication.unit else "values"
+    say(f"  ONNX Runtime and torch agree to {exported.largest_difference:.1e} on {what} (batches of 1, 3 and 8)")
+    (folder / GOLDEN).write_bytes(_golden(folder / MODEL, publication))
+    fitted, manifest = publication.calibration, _card(publication, exported)
+    confidence = Confidence(
+        schema_version=1, temperature=fitted.temperature, thresholds=fitted.thresholds, interval=fitted.interval
+    )
+    confidence.check_fits(manifest)
+    (folder / CONFIDENCE).write_bytes(canonical_json(confidence))
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
-    manifest = Manifest(
+    return registry.publish(folder, manifest)
+
+
+def _card(publication: Publication, exported: Exported) -> Manifest:
+    return Manifest(
         schema_version=SCHEMA_VERSION,
         name=publication.name,
         version=1,
         created=datetime.now(UTC).replace(microsecond=0),
-        task="single_label",
+        task=publication.task,
         labels=publication.labels,
+        unit=publication.unit,
         input=InputSpec(name="image", dtype="uint8", layout="NHWC", height=publication.image_size, width=publication.image_size),
         preprocessing=publication.preprocessing,
         outputs=exported.outputs,
@@ -124,21 +142,38 @@ def _publish(publication: Publication, registry: Registry, folder: Path) -> Mani
         files={},
         sha256=UNSEALED,
     )
-    return registry.publish(folder, manifest)
 
 
-def _golden(model: Path, pool: npt.NDArray[np.uint8]) -> bytes:
-    """64 inputs and their logits: the 32 with the smallest margins, where an error shows first, and others evenly."""
-    session = open_session(model)
+def _golden(model: Path, publication: Publication) -> bytes:
+    """64 inputs and their logits: the 32 that are decided most closely, where an error shows first, and others evenly."""
+    session, pool = open_session(model), publication.golden_pool
     logits = np.concatenate([session.run(["logits"], {"image": pool[i : i + 32]})[0] for i in range(0, len(pool), 32)])
-    top_two = np.sort(logits, axis=1)[:, -2:]
-    closest = np.argsort(top_two[:, 1] - top_two[:, 0], kind="stable")
-    rest = closest[GOLDEN_IMAGES // 2 :]
-    others = rest[np.linspace(0, len(rest) - 1, min(GOLDEN_IMAGES // 2, len(rest))).astype(int)] if len(rest) else rest
-    chosen = np.sort(np.concatenate([closest[: GOLDEN_IMAGES // 2], others]))
+    if publication.task == "regression":
+        # Nothing is decided; from the smallest value to the largest.
+        chosen = _evenly(np.argsort(logits[:, 0], kind="stable"), GOLDEN_IMAGES)
+    else:
+        closest = np.argsort(_margins(logits, publication), kind="stable")
+        half = GOLDEN_IMAGES // 2
+        chosen = np.concatenate([closest[:half], _evenly(closest[half:], half)])
+    chosen = np.sort(chosen)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images=pool[chosen], logits=logits[chosen])
     return buffer.getvalue()
+
+
+def _margins(logits: npt.NDArray[np.float32], publication: Publication) -> npt.NDArray[np.floating]:
+    """How far each image is from another answer, `[N]`: to the second label, or to the nearest label's threshold."""
+    thresholds = publication.calibration.threshold_row(publication.labels)
+    if thresholds is None:
+        top_two = np.sort(logits, axis=1)[:, -2:]
+        return top_two[:, 1] - top_two[:, 0]
+    temperature = publication.calibration.temperature.value
+    return np.abs(activate(logits, publication.task, temperature) - thresholds).min(axis=1)
+
+
+def _evenly(order: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+    """At most `count` entries from all along `order`, the first and the last among them."""
+    return order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)] if len(order) else order
 
 
 def procedural_images(count: int, image_size: int, seed: int) -> npt.NDArray[np.uint8]:

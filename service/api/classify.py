@@ -1,4 +1,4 @@
-"""`POST /classify`: images in, calibrated probabilities out."""
+"""`POST /classify`: images in, calibrated probabilities or numbers out, by the model's task."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from starlette.responses import Response
 
 from service.errors import Problem, ServiceError, problem_of
 from service.logs import request_id
-from service.predictor import Prediction
+from service.predictor import Estimate, Prediction
 
 if TYPE_CHECKING:
     from service.engine import Engine
     from service.inputs import ClassifyCall
     from service.live import LiveModel
+    from service.predictor import Answer, Range
 
 logger = logging.getLogger("candor.classify")
-# Enough to compare with, and no digit that another processor would answer differently.
+# Enough to compare with, and no digit that another processor would answer differently: of a probability after the point, of
+# a number, which may be of any size, from its first on.
 _DIGITS = 6
 
 
@@ -32,6 +34,35 @@ class LabelProbability(BaseModel):
     probability: float = Field(ge=0, le=1)
 
 
+class SingleLabelResult(BaseModel):
+    """Of a model with one label an image."""
+
+    predictions: list[LabelProbability] = Field(description="the top_k most probable, descending; all labels sum to 1")
+
+
+class MultiLabelResult(BaseModel):
+    """Of a model with any number of labels an image."""
+
+    predictions: list[LabelProbability] = Field(description="the top_k most probable, descending; each for itself")
+    selected: list[str] = Field(description="every label at or over its threshold, descending; top_k does not count here")
+
+
+class ValueInterval(BaseModel):
+    """Between which numbers the truth lies for the share `level` of images."""
+
+    level: float = Field(gt=0, lt=1, examples=[0.9])
+    low: float
+    high: float
+
+
+class RegressionResult(BaseModel):
+    """Of a model that answers a number."""
+
+    value: float
+    unit: str | None = Field(examples=["degrees"])
+    interval: ValueInterval | None = Field(description="null where too few images were held out to know it")
+
+
 class ImageProblem(BaseModel):
     """Why one image of several has no prediction."""
 
@@ -40,11 +71,10 @@ class ImageProblem(BaseModel):
     status: int = Field(description="the status that this image would have got alone")
 
 
-class ImageResult(BaseModel):
-    """One image: its predictions, descending, or what is wrong with it."""
+class ErrorResult(BaseModel):
+    """One image of several that could not be answered."""
 
-    predictions: list[LabelProbability] | None = None
-    error: ImageProblem | None = None
+    error: ImageProblem
 
 
 class ModelCard(BaseModel):
@@ -57,10 +87,10 @@ class ModelCard(BaseModel):
 
 
 class ClassifyAnswer(BaseModel):
-    """One result for each image, in the order of the request."""
+    """One result for each image, in the order of the request; which kind is the model's task."""
 
     model: ModelCard
-    results: list[ImageResult]
+    results: list[SingleLabelResult | MultiLabelResult | RegressionResult | ErrorResult]
 
 
 async def answer_classify(engine: Engine, call: ClassifyCall | ServiceError) -> Response:
@@ -80,7 +110,7 @@ async def answer_classify(engine: Engine, call: ClassifyCall | ServiceError) -> 
     return Response(to_json(content), headers=headers, media_type="application/json")
 
 
-async def _classify(engine: Engine, model: LiveModel, call: ClassifyCall) -> list[Prediction | BaseException]:
+async def _classify(engine: Engine, model: LiveModel, call: ClassifyCall) -> list[Answer | BaseException]:
     """The good images together; what was no image from the start keeps its place."""
     good = [image for image in call.images if isinstance(image, bytes)]
     answers = iter(await engine.predictor.classify(model, good, call.top_k))
@@ -94,11 +124,24 @@ def _card(model: LiveModel) -> dict[str, Any]:
     return {"name": manifest.name, "version": manifest.version, "runtime": name, "precision": runtime.precision}
 
 
-def _result(result: Prediction | BaseException) -> dict[str, Any]:
+def _result(result: Answer | BaseException) -> dict[str, Any]:
     if isinstance(result, Prediction):
-        return {"predictions": [{"label": label, "probability": round(p, _DIGITS)} for label, p in result.labels]}
+        predictions = [{"label": label, "probability": round(p, _DIGITS)} for label, p in result.labels]
+        return (
+            {"predictions": predictions} if result.selected is None else {"predictions": predictions, "selected": result.selected}
+        )
+    if isinstance(result, Estimate):
+        return {"value": _shorten(result.value), "unit": result.unit, "interval": _interval(result.interval)}
     problem = _problem(result)
     return {"error": {"code": problem.code, "detail": problem.detail, "status": problem.status}}
+
+
+def _interval(known: Range | None) -> dict[str, float] | None:
+    return None if known is None else {"level": known.level, "low": _shorten(known.low), "high": _shorten(known.high)}
+
+
+def _shorten(number: float) -> float:
+    return float(f"{number:.{_DIGITS}g}")
 
 
 def _problem(error: BaseException) -> Problem:

@@ -10,10 +10,11 @@ from pydantic import BaseModel, Field
 
 from models.errors import ContractError
 from models.manifest import NAME_PATTERN, summary
+from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
 from service.errors import UnknownModelError
 
 if TYPE_CHECKING:
-    from models.manifest import Manifest
+    from models.manifest import Confidence, Manifest
     from service.engine import Engine, EngineRef
 
 _MAX_VERSIONS = 100
@@ -35,21 +36,31 @@ class VersionSummary(BaseModel):
 
     version: int
     created: str
-    task: str
+    task: Task
     backbone: str
     labels: int
+    unit: str | None = Field(description="of a regression's number")
     image_size: int
-    accuracy: float | None = Field(description="on the test split; null where there is none")
-    nll: float | None
-    ece: float | None
+    score: float | None = Field(description="on the test split, higher is better; null where there is none")
+    score_name: str | None = Field(description="accuracy, mAP or R2, by task")
+    accuracy: float | None = Field(description="single_label")
+    nll: float | None = Field(description="single_label; with multi_label the binary cross-entropy; in nats")
+    ece: float | None = Field(description="single_label, multi_label")
+    mae: float | None = Field(description="regression: mean absolute error, in the unit")
     calibration: str = Field(description="ok; partial or none, with the reason")
     calibration_reason: str | None
 
 
 class ModelDetail(ModelSummary):
-    """One name, with its labels and versions."""
+    """One name, with its versions.
 
-    labels: list[str] = Field(description="of the version that answers; of the newest where none does")
+    Task, labels, unit and thresholds are those of the version that answers; of the newest where none does.
+    """
+
+    task: Task | None = Field(description="what /classify answers; null where no version can be read")
+    labels: list[str] = Field(description="with regression one: the number's name")
+    unit: str | None
+    thresholds: dict[str, float] | None = Field(description="multi_label: the probability from which on a label is selected")
     details: list[VersionSummary]
     unreadable: dict[int, str] = Field(description="versions whose manifest cannot be read, and why")
 
@@ -72,24 +83,31 @@ def models_router(engine: EngineRef) -> APIRouter:
             models=[ModelSummary(**_summary(here, name)) for name in here.registry.names()], default=here.settings.default_model
         )
 
-    @router.get("/models/{name}", summary="One model: labels, versions, scores")
+    @router.get("/models/{name}", summary="One model: task, labels, versions, scores")
     def show_model(name: str) -> ModelDetail:
         here = engine.get()
         if not re.fullmatch(NAME_PATTERN, name) or not here.registry.versions(name):
             raise UnknownModelError(f"there is no model named {name!r}; there are: {', '.join(here.registry.names()) or 'none'}")
         fields = _summary(here, name)
-        manifests: dict[int, Manifest] = {}
+        cards: dict[int, tuple[Manifest, Confidence]] = {}
         details: list[VersionSummary] = []
         unreadable: dict[int, str] = {}
         for version in fields["versions"]:
             try:
-                manifests[version] = here.registry.manifest(name, version)
-                details.append(VersionSummary(**summary(manifests[version], here.registry.confidence(name, version))))
+                cards[version] = here.registry.manifest(name, version), here.registry.confidence(name, version)
+                details.append(VersionSummary(**summary(*cards[version])))
             except ContractError as err:
                 unreadable[version] = str(err).splitlines()[0]
-        shown = manifests.get(fields["serving"]) or next(iter(manifests.values()), None)
-        labels = list(shown.labels) if shown else []
-        return ModelDetail(**fields, labels=labels, details=details, unreadable=unreadable)
+        shown, confidence = cards.get(fields["serving"]) or next(iter(cards.values()), (None, None))
+        return ModelDetail(
+            **fields,
+            task=shown.task if shown else None,
+            labels=list(shown.labels) if shown else [],
+            unit=shown.unit if shown else None,
+            thresholds=confidence.thresholds if confidence else None,
+            details=details,
+            unreadable=unreadable,
+        )
 
     return router
 

@@ -68,7 +68,13 @@ def _classify() -> dict[str, Any]:
     image = {"schema": {"type": "string", "format": "binary"}}
     fields = {
         "model": {"type": "string", "description": "name (its production version) or name:N"},
-        "top_k": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K},
+        "top_k": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_TOP_K,
+            "default": DEFAULT_TOP_K,
+            "description": "labels to answer for each image; a model that answers a number ignores it",
+        },
     }
     files = {"type": "array", "items": {"type": "string", "format": "binary"}}
     texts = {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}}
@@ -78,7 +84,9 @@ def _classify() -> dict[str, Any]:
         "summary": "Classify images",
         "description": "One image as it is, several as multipart parts named `images`, or base64 in JSON. The content decides "
         "the format: JPEG, PNG, WebP, BMP, GIF. With several images a bad one is an `error` in its place and the status is "
-        "200. Parameters may stand in the query or beside the images; the query wins.",
+        "200. Parameters may stand in the query or beside the images; the query wins. What a result holds is the model's task, "
+        "which `GET /models/{name}` shows: `predictions` with one label an image, `predictions` and `selected` with several, "
+        "`value`, `unit` and `interval` of a number.",
         "parameters": [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()],
         "requestBody": {
             "required": True,

@@ -27,6 +27,7 @@ def make_manifest(**changes: Any) -> Manifest:
         "created": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "task": "single_label",
         "labels": labels,
+        "unit": None,
         "input": InputSpec(name="image", dtype="uint8", layout="NHWC", height=32, width=48),
         "preprocessing": standard_preprocessing(0.9),
         "outputs": OutputSpec(
@@ -47,7 +48,8 @@ def make_manifest(**changes: Any) -> Manifest:
 
 def make_confidence(temperature: float = 1.5) -> Confidence:
     """A temperature fitted on 40 images, and nothing else."""
-    return Confidence(schema_version=1, temperature=Temperature(value=temperature, status="ok", images=40, reason=None))
+    fitted = Temperature(value=temperature, status="ok", images=40, reason=None)
+    return Confidence(schema_version=1, temperature=fitted, thresholds=None, interval=None)
 
 
 def write_files(folder: Path, model: bytes = MODEL, temperature: float = 1.5) -> Path:

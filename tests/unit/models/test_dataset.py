@@ -36,7 +36,7 @@ def sizes(dataset: Dataset) -> dict[str, int]:
 
 
 def per_label(dataset: Dataset, split: str) -> dict[str, int]:
-    return dict(Counter(dataset.labels[item.label] for item in dataset.items if item.split == split))
+    return dict(Counter(dataset.labels[item.target] for item in dataset.items if item.split == split))
 
 
 def drawn(dataset: Dataset) -> dict[str, str]:
@@ -92,7 +92,7 @@ def test_labels_are_alphabetical_and_items_in_order_of_path_with_their_sha256(tm
         "zebra/000.jpg",
         "zebra/001.jpg",
     ]
-    assert [item.label for item in dataset.items] == [0, 0, 1, 1]
+    assert [item.target for item in dataset.items] == [0, 0, 1, 1]
     assert dataset.items[0].digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
@@ -105,7 +105,7 @@ def test_nested_folders_keep_their_path_as_the_label(tmp_path: Path) -> None:
     dataset = scan(tmp_path, seed=0)
 
     assert dataset.labels == ("animals", "animals/domestic/cat", "animals/wild/cat", "plants")
-    assert Counter(item.label for item in dataset.items) == {0: 2, 1: 2, 2: 2, 3: 2}
+    assert Counter(item.target for item in dataset.items) == {0: 2, 1: 2, 2: 2, 3: 2}
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES | {".JPG", ".Png"}))
@@ -366,7 +366,7 @@ def test_the_fingerprint_does_not_depend_on_where_the_data_lies(tmp_path: Path) 
 
 def test_the_fingerprint_does_not_depend_on_the_order_of_items_or_names_of_files(tmp_path: Path) -> None:
     dataset = scan(write_labels(tmp_path, cat=10, dog=10), seed=0)
-    reversed_items = Dataset(tmp_path, dataset.labels, dataset.items[::-1])
+    reversed_items = Dataset(tmp_path, dataset.task, dataset.labels, dataset.items[::-1])
 
     assert reversed_items.fingerprint() == dataset.fingerprint()
     (tmp_path / "cat" / "000.jpg").rename(tmp_path / "cat" / "zzz.jpg")
@@ -374,7 +374,7 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_items_or_names_of_files
 
 
 def one_item(digest: str = "a" * 64, label: str = "cat", split: str = "train") -> Dataset:
-    return Dataset(Path(), (label, "other"), (Item(Path("x.jpg"), 0, split, digest),))
+    return Dataset(Path(), "single_label", (label, "other"), (Item(Path("x.jpg"), 0, split, digest),))
 
 
 @pytest.mark.parametrize("change", [{"digest": "b" * 64}, {"label": "dog"}, {"split": "test"}], ids=str)
@@ -384,7 +384,7 @@ def test_the_fingerprint_changes_with_any_byte_label_or_split(change: dict[str, 
 
 def test_the_fingerprint_counts_copies(tmp_path: Path) -> None:
     once = one_item()
-    twice = Dataset(tmp_path, once.labels, once.items * 2)
+    twice = Dataset(tmp_path, once.task, once.labels, once.items * 2)
 
     assert twice.fingerprint() != once.fingerprint()
 
@@ -515,12 +515,12 @@ def test_without_leaves_out_files_and_counts_them_as_skipped(found: Dataset) -> 
 
 
 def test_without_keeps_a_label_that_loses_its_last_image(found: Dataset) -> None:
-    cats = [Skipped(item.path, "cut off") for item in found.items if item.label == 0]
+    cats = [Skipped(item.path, "cut off") for item in found.items if item.target == 0]
 
     less = found.without(cats)
 
     assert less.labels == ("cat", "dog")
-    assert {item.label for item in less.items} == {1}
+    assert {item.target for item in less.items} == {1}
 
 
 # --- what is refused

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.decision import largest_difference, probabilities, rank_labels, ranked
+from models.decision import activate, in_order, largest_difference, probabilities, rank_labels, ranked, unit_of_difference
+
+if TYPE_CHECKING:
+    from models.recipe import Task
 
 # Hundredths, so that no two logits differ by less than any temperature can still tell apart.
 LOGIT = st.integers(-5000, 5000).map(lambda hundredths: hundredths / 100)
@@ -116,6 +120,67 @@ def test_a_logit_that_is_not_finite_is_refused(bad: float) -> None:
         probabilities(np.array([[1.0, 2.0], [bad, 1.0]], dtype=np.float32), 1.0)
 
 
+# --- activation by task
+
+
+@settings(max_examples=50, deadline=None)
+@given(logit_rows(), TEMPERATURE)
+def test_the_activation_of_a_single_label_is_the_softmax(logits: np.ndarray, temperature: float) -> None:
+    assert np.array_equal(activate(logits, "single_label", temperature), probabilities(logits, temperature))
+
+
+@settings(max_examples=50, deadline=None)
+@given(logit_rows(), TEMPERATURE)
+def test_a_sigmoid_is_the_softmax_against_0(logits: np.ndarray, temperature: float) -> None:
+    got = activate(logits, "multi_label", temperature)
+
+    pairs = np.stack([logits, np.zeros_like(logits)], axis=-1)
+    assert got.dtype == np.float64
+    assert np.allclose(got, probabilities(pairs, temperature)[..., 0], rtol=1e-12, atol=0)
+    assert np.allclose(activate(-logits, "multi_label", temperature), 1 - got, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("logit", "temperature", "expected"),
+    [(0.0, 3.0, 0.5), (math.log(3), 1.0, 0.75), (-math.log(3), 1.0, 0.25), (math.log(9), 2.0, 0.75), (1e4, 1, 1), (-1e4, 1, 0)],
+)
+def test_sigmoids_computed_by_hand(logit: float, temperature: float, expected: float) -> None:
+    assert activate(np.array([[logit]]), "multi_label", temperature) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(logit_rows())
+def test_a_number_is_left_as_it_is_in_float64(values: np.ndarray) -> None:
+    before = values.copy()
+    got = activate(values, "regression", 1.0)
+
+    got += 1
+    assert got.dtype == np.float64
+    assert np.array_equal(values, before)
+    assert np.array_equal(got - 1, before)
+
+
+@pytest.mark.parametrize("task", ["single_label", "multi_label", "regression"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_no_task_answers_what_is_not_finite(task: Task, bad: float) -> None:
+    with pytest.raises(ValueError, match=r"^a logit is not finite"):
+        activate(np.array([1.0, bad], dtype=np.float32), task, 1.0)
+
+
+@pytest.mark.parametrize("task", ["single_label", "multi_label", "regression"])
+def test_no_task_takes_a_temperature_that_is_not_positive(task: Task) -> None:
+    with pytest.raises(ValueError, match="^temperature is 0, expected a positive number$"):
+        activate(np.array([1.0, 2.0]), task, 0)
+
+
+def test_thresholds_are_a_row_in_the_labels_order_and_none_may_be_missing() -> None:
+    thresholds = {"ant": 0.1, "bee": 0.2, "cat": 0.3}
+
+    assert in_order(thresholds, ("cat", "ant")).tolist() == [0.3, 0.1]
+    with pytest.raises(KeyError, match="dog"):
+        in_order(thresholds, ("cat", "dog"))
+
+
 # --- ranking
 
 
@@ -165,3 +230,18 @@ def test_largest_difference_is_infinite_where_one_is_not_finite(bad: float) -> N
 
 def test_largest_difference_of_two_equal_infinities_is_infinite_without_a_warning() -> None:
     assert largest_difference(np.array([np.inf]), np.array([np.inf])) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[-40.0], [10.0], [60.0]], 100.0),
+        ([[2001.0], [2003.0]], 20.03),  # hardly apart: a hundredth of the largest
+        ([[-7.0]], 0.07),
+        ([[0.0], [0.0]], 0.0),
+    ],
+)
+def test_a_difference_between_numbers_is_measured_in_their_spread(values: list[list[float]], expected: float) -> None:
+    assert unit_of_difference(np.array(values, dtype=np.float32), "regression") == pytest.approx(expected)
+    assert unit_of_difference(np.array(values, dtype=np.float32), "multi_label") == 1
+    assert unit_of_difference(np.array(values, dtype=np.float32), "single_label") == 1

@@ -119,6 +119,7 @@ REQUIRED = [
     "created",
     "task",
     "labels",
+    "unit",
     "input",
     "input.height",
     "preprocessing",
@@ -225,9 +226,10 @@ def test_another_schema_version_is_refused(version: object) -> None:
         ("version", 0),
         ("name", "Birds"),
         ("name", "../birds"),
-        ("task", "multi_label"),
+        ("task", "ranking"),
         ("created", "yesterday"),
-        ("labels", ["bee"]),
+        ("labels", []),
+        ("unit", "u" * 21),
         ("input.dtype", "float32"),
         ("input.layout", "NCHW"),
         ("input.height", 15),
@@ -372,10 +374,14 @@ def test_summary_of_a_model_with_scores_is_plain_json() -> None:
         "task": "single_label",
         "backbone": "resnet18",
         "labels": 3,
+        "unit": None,
         "image_size": 32,
+        "score": 0.9,
+        "score_name": "accuracy",
         "accuracy": 0.9,
         "nll": 0.31,
         "ece": 0.02,
+        "mae": None,
         "calibration": "ok",
         "calibration_reason": None,
     }
@@ -387,5 +393,5 @@ def test_summary_of_a_model_without_scores_says_none() -> None:
 
     card = summary(make_manifest(), Confidence.model_validate(fields))
 
-    assert (card["accuracy"], card["nll"], card["ece"]) == (None, None, None)
+    assert [card[key] for key in ("score", "score_name", "accuracy", "nll", "ece", "mae")] == [None] * 6
     assert (card["calibration"], card["calibration_reason"]) == ("none", "no calibration images")

@@ -135,10 +135,10 @@ def test_export_that_computes_something_else_is_not_published(tmp_path: Path, mo
     unseen = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     genuine = export._check_parity
 
-    def spoil_then_check(graph: torch.nn.Module, path: Path, images: np.ndarray) -> float:
+    def spoil_then_check(graph: torch.nn.Module, path: Path, images: np.ndarray, task: str) -> float:
         with torch.no_grad():
             graph.network.fc.bias += 0.01
-        return genuine(graph, path, images)
+        return genuine(graph, path, images, task)
 
     monkeypatch.setattr(export, "_check_parity", spoil_then_check)
     with pytest.raises(ParityError, match="logits differs from torch's by 0.01"):
