@@ -59,7 +59,10 @@ class Scores(Frozen):
 
 
 class LabelScores(Frozen):
-    """How good on one label: `actual` images have it, `predicted` images were said to. Null where there is nothing to count."""
+    """How good on one label: `actual` images have it, `predicted` images were said to.
+
+    Null where there is nothing to count; F1 where no image has the label.
+    """
 
     label: str
     actual: int = Field(ge=0)

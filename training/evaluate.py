@@ -109,7 +109,7 @@ def evaluate(artifact: Artifact, dataset: Dataset) -> Evaluated:
         data=dataset.root.name,
         fingerprint=dataset.fingerprint(),
         images=len(images),
-        skipped=tuple(f"{entry.path}: {entry.reason}" for entry in dataset.skipped),
+        skipped=tuple(f"{entry.path.relative_to(dataset.root)}: {entry.reason}" for entry in dataset.skipped),
         absent_labels=_absent(manifest, dataset),
         review=review,
     )

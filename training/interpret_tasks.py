@@ -33,7 +33,7 @@ Rows = npt.NDArray[np.intp]
 LARGEST_ERRORS = 50
 MOST_POINTS = 2_000
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_NO_SUSPECTS = {"suspects": "label errors are looked for where an image has one label"}
+_NO_SUSPECTS = {"suspects": "label errors are looked for only where an image has one label"}
 
 
 @dataclass(frozen=True)

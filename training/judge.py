@@ -172,7 +172,8 @@ def one_label(label: str, hits: int, actual: int, predicted: int) -> LabelScores
     hits, actual, predicted = int(hits), int(actual), int(predicted)
     involved = actual + predicted - hits
     f1 = None
-    if involved:
+    # Of a label that no image has, F1 would be 0 whatever the model does.
+    if actual:
         low, high = f1_interval(hits, involved)
         f1 = Estimate(value=2 * hits / (actual + predicted), low=float(low), high=float(high))
     return LabelScores(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.decision import probabilities
+from models.review import CONFIDENT
 from models.review_schema import Suspect, Suspects
 from training.calibrate import fit_temperature
 from training.subject import rounded
@@ -36,8 +37,8 @@ _ROWS = 8192
 _MOST_LOGITS = 4_000_000
 _METHOD = (
     f"Each image was judged by a linear model fitted on the other four fifths ({FOLDS} folds), on features from before "
-    "fine-tuning, and is in doubt where another label passes that label's usual probability (confident learning, Northcutt "
-    "et al. 2021)."
+    "fine-tuning, and is in doubt where another label is at least as probable as is usual for images of that label (confident "
+    "learning, Northcutt et al. 2021)."
 )
 
 
@@ -110,21 +111,22 @@ def _pool(subject: Subject, names: Mapping[Split, list[str | None]]) -> _Pool | 
 def confident_joint(stated: FloatArray, given: IntArray) -> npt.NDArray[np.intp]:
     """The label that each image is counted under, `[N]`, by confident learning (Northcutt et al. 2021, eq. 1 and 2).
 
-    A label is taken seriously for an image when its probability is at least what images given that label have on average;
-    of those that are, the most probable. Where none is, the given label stands.
+    A label is taken seriously for an image when its probability is at least what images given that label have on average,
+    or 0.9 where they have more: where all is clear, half of the images are below the average, and wrong labels are among
+    them. Of those that are, the most probable counts; the given label stands where none is, and on a tie.
 
     Args:
         stated: Out-of-fold probabilities, `[N, K]`.
         given: `[N]`; each label has an image.
     """
     totals = np.bincount(given, weights=stated[np.arange(len(given)), given], minlength=stated.shape[1])
-    usual = (totals / np.bincount(given, minlength=stated.shape[1])).astype(stated.dtype)
+    usual = np.minimum(totals / np.bincount(given, minlength=stated.shape[1]), CONFIDENT).astype(stated.dtype)
     counted = np.array(given, dtype=np.intp)
     for start in range(0, len(given), _ROWS):
         part = slice(start, start + _ROWS)
+        own = stated[part][np.arange(len(counted[part])), counted[part]]
         serious = np.where(stated[part] >= usual, stated[part], -1.0)
-        best = serious.argmax(axis=1)
-        counted[part] = np.where(serious.max(axis=1) >= 0, best, counted[part])
+        counted[part] = np.where(serious.max(axis=1) > own, serious.argmax(axis=1), counted[part])
     return counted
 
 

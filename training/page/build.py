@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from models.review_schema import MultiLabelReview, RegressionReview, SingleLabelReview
 from training.page import other_tasks, single_label
 from training.page.facts import environment_section, findings, recipe_section, sizes_table, training_section
-from training.page.parts import Page, Section, Text, Tile, counted
+from training.page.parts import NBSP, Page, Section, Text, Tile, counted, number, percent
 
 if TYPE_CHECKING:
     from training.page.source import Source
@@ -36,15 +36,15 @@ def build(source: Source) -> Page:
 
 
 def _by_task(source: Source) -> tuple[str, list[str], list[Tile], list[Section]]:
-    review = source.review
+    review, other = source.review, source.other_data
     if isinstance(review, SingleLabelReview):
-        lead = single_label.lead(review, source.other_data)
-        return lead, single_label.sentences(review), single_label.tiles(review), single_label.sections(source, review)
+        told = single_label.sentences(review, other)
+        return single_label.lead(review, other), told, single_label.tiles(review), single_label.sections(source, review)
     if isinstance(review, MultiLabelReview):
-        lead = other_tasks.lead_multi_label(review, source.other_data)
+        lead = other_tasks.lead_multi_label(review, other)
         return lead, [], other_tasks.tiles_multi_label(review), other_tasks.sections_multi_label(source, review)
     if isinstance(review, RegressionReview):
-        lead = other_tasks.lead_regression(review, source.other_data)
+        lead = other_tasks.lead_regression(review, other)
         return lead, [], other_tasks.tiles_regression(review), other_tasks.sections_regression(source, review)
     data = Section("data", "Data", (*sizes_table(source.manifest), *findings(source), Text(_NO_REVIEW, is_note=True)))
     return _NO_REVIEW, [], [], [data]
@@ -56,7 +56,13 @@ def _overfit(source: Source) -> list[str]:
 
 def _calibration(source: Source) -> str:
     """Whether what it states was measured against what is so."""
-    temperature, is_number = source.confidence.temperature, source.manifest.task == "regression"
+    temperature, interval = source.confidence.temperature, source.confidence.interval
+    is_number = source.manifest.task == "regression"
+    if interval is not None:
+        unit = f"{NBSP}{source.manifest.unit}" if source.manifest.unit else ""
+        near = f"For {percent(interval.level, 0)} of images the truth lies within {number(interval.half_width)}{unit}"
+        why = f"; {interval.reason}" if interval.reason else ""
+        return f"{near} of the answer (measured on {counted(interval.images, 'image')}{why})."
     what, verb = ("How far its answers may be off", "was") if is_number else ("Its probabilities", "were")
     done = "measured" if is_number else "calibrated"
     if temperature.status == "none":

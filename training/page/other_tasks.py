@@ -26,6 +26,7 @@ from training.page.parts import (
     percent,
     points,
     ranged,
+    sentence,
 )
 from training.thumbnails import MOST_SHOWN_LABELS
 
@@ -43,7 +44,7 @@ def lead_multi_label(review: MultiLabelReview, other_data: str | None) -> str:
     if review.judged_on is None:
         return _NOTHING_HELD_OUT
     scores = review.scores[review.judged_on]
-    where = other_data or f"the {review.judged_on} split"
+    where = f"“{other_data}”" if other_data else f"the {review.judged_on} split"
     return (
         f"Of {counted(scores.images, 'image')} of {where}, every label is right at once on {percent(scores.exact.value)} "
         f"({between(scores.exact)} allowing for chance); mean average precision {percent(scores.mean_average_precision)}."
@@ -155,7 +156,7 @@ def lead_regression(review: RegressionReview, other_data: str | None) -> str:
     if review.judged_on is None:
         return _NOTHING_HELD_OUT
     scores = review.scores[review.judged_on]
-    where = other_data or f"the {review.judged_on} split"
+    where = f"“{other_data}”" if other_data else f"the {review.judged_on} split"
     return (
         f"On {counted(scores.images, 'image')} of {where} it is {_with_unit(scores.mae, review)} off on average, and explains "
         f"{percent(max(scores.r2, 0.0))} of what makes them differ (R2 {scores.r2:.3f})."
@@ -189,7 +190,7 @@ def sections_regression(source: Source, review: RegressionReview) -> list[Sectio
     if review.points:
         found.append(Section("errors", "Predicted against actual", (_number_plots(review),)))
     if review.largest_errors:
-        note = "Of all images that it was not trained on."
+        note = "Of all images that it was not trained on" + (f", in {review.unit}." if review.unit else ".")
         cards = tuple(_measured_cards(review, source.pictures))
         found.append(Section("losses", "Largest errors", (Album("The worst first", note, cards),)))
     return found
@@ -220,8 +221,8 @@ def _measured_cards(review: RegressionReview, pictures: Pictures) -> list[Card]:
     return [
         Card(
             source=pictures.source(image.id),
-            first=f"said {_with_unit(image.predicted, review)}",
-            second=f"is {_with_unit(image.actual, review)}",
+            first=f"said {number(image.predicted)}",
+            second=f"is {number(image.actual)}",
             path=image.path,
             is_wrong=True,
         )
@@ -234,4 +235,4 @@ def _with_unit(value: float, review: RegressionReview) -> str:
 
 
 def _notes(review: MultiLabelReview | RegressionReview) -> list[Part]:
-    return [Text(text, is_note=True) for text in review.unavailable.values()]
+    return [Text(sentence(text), is_note=True) for text in review.unavailable.values()]

@@ -220,8 +220,14 @@ def ranged(rate: Rate | Estimate | None) -> Cell:
 
 
 def number(value: float) -> str:
-    """A number in a unit of its own."""
-    return f"{value:,.4g}"
+    """A number in a unit of its own: three digits that count, or all before the point."""
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def sentence(reason: str) -> str:
+    """A reason as an artifact has it, such as `the data has no test split`, as a sentence."""
+    return f"{reason[:1].upper()}{reason[1:]}."
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

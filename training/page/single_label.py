@@ -25,6 +25,7 @@ from training.page.parts import (
     percent,
     points,
     ranged,
+    sentence,
 )
 from training.plots import MOST_PLOTTED_LABELS
 from training.thumbnails import MOST_SHOWN_LABELS
@@ -47,20 +48,21 @@ def lead(review: SingleLabelReview, other_data: str | None) -> str:
     if review.judged_on is None:
         return "Nothing was held out from training, so nobody knows how good it is on new images."
     right = review.scores[review.judged_on].accuracy
-    where = f"of {other_data}" if other_data else f"of the {review.judged_on} split"
-    said = f"Right on {right.count:,} of {counted(right.of, 'image')} {where}: {percent(right.value)}"
+    where = f"“{other_data}”" if other_data else f"the {review.judged_on} split"
+    said = f"Right on {right.count:,} of {counted(right.of, 'image')} of {where}: {percent(right.value)}"
     chance = f" ({between(right)} allowing for chance)."
     if review.judged_on == "test":
         return said + chance
     return said + chance + f" {review.judged_on.capitalize()} helped to make it, so expect somewhat less."
 
 
-def sentences(review: SingleLabelReview) -> list[str]:
+def sentences(review: SingleLabelReview, other_data: str | None) -> list[str]:
     """Where it is weakest, and how far what it states can be believed."""
     if review.judged_on is None:
         return []
     scores = review.scores[review.judged_on]
-    gap = f"On {review.judged_on}, what it states and how often it is right are {points(scores.ece)}{NBSP}points apart"
+    where = "Here" if other_data else f"On {review.judged_on}"
+    gap = f"{where}, what it states and how often it is right are {points(scores.ece)}{NBSP}points apart"
     by_chance = f"{points(scores.ece_by_chance)}{NBSP}points"
     if scores.ece <= scores.ece_by_chance:
         gap += f", which is no more than chance may make of so few images ({by_chance})."
@@ -102,7 +104,7 @@ def sections(source: Source, review: SingleLabelReview) -> list[Section]:
         found += [
             Section("confusion", "What is taken for what", _confusion(review)),
             Section("labels", "Label by label", _label_table(review)),
-            Section("questions", "Sure, unsure, and sure but wrong", _questions(review, source.pictures)),
+            Section("questions", "Sure, unsure, and sure but wrong", _questions(source, review)),
             Section("losses", "Largest losses", _losses(review, source.pictures)),
         ]
     found.append(Section("suspects", "Labels that may be wrong", _suspects(review, source.pictures)))
@@ -136,7 +138,7 @@ def _scores(review: SingleLabelReview) -> list[Part]:
     notes: list[Part] = [Table(caption, head, tuple(rows))]
     if "train" in review.scores:
         notes.append(Text("The train row is of images that it learnt from: it says how much was memorised, not how good it is."))
-    return notes + [Text(text, is_note=True) for key, text in review.unavailable.items() if key != "suspects"]
+    return notes + [Text(sentence(text), is_note=True) for key, text in review.unavailable.items() if key != "suspects"]
 
 
 def _confusion(review: SingleLabelReview) -> tuple[Part, ...]:
@@ -170,20 +172,18 @@ def _label_table(review: SingleLabelReview) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _questions(review: SingleLabelReview, pictures: Pictures) -> tuple[Part, ...]:
+def _questions(source: Source, review: SingleLabelReview) -> tuple[Part, ...]:
     described = by_id(review.images)
     order = weakest_first(review.per_label)[:MOST_SHOWN_LABELS]
     length = min(_LONGEST_LIST, max(1, _MOST_OF_A_KIND // len(order)))
-    parts: list[Part] = [
-        Text(
-            f"Images that it was not trained on ({', '.join(review.held_out)}), the weakest label first. Probabilities are "
-            "calibrated; pictures are what the network saw, cropped and scaled."
-        )
-    ]
+    which = f"Images that it was not trained on ({', '.join(review.held_out)})"
+    which = f"Every image of “{source.other_data}”" if source.other_data else which
+    how = "Probabilities are calibrated; pictures are what the network saw, cropped and scaled."
+    parts: list[Part] = [Text(f"{which}, the weakest label first. {how}")]
     if len(order) < len(review.labels):
         parts.append(Text(f"The {len(order)} weakest of {len(review.labels)} labels; all of them are in review.json."))
     for place, index in enumerate(order):
-        parts.append(_question(review.questions[index], described, pictures, length, is_open=place == 0))
+        parts.append(_question(review.questions[index], described, source.pictures, length, is_open=place == 0))
     return tuple(parts)
 
 
@@ -251,7 +251,7 @@ def _in_two(title: str, note: str, cards: tuple[Card, ...]) -> tuple[Part, ...]:
 def _suspects(review: SingleLabelReview, pictures: Pictures) -> tuple[Part, ...]:
     found = review.suspects
     if found is None:
-        return (Text(review.unavailable.get("suspects", "Not looked for."), is_note=True),)
+        return (Text(sentence(review.unavailable["suspects"]), is_note=True),)
     method = (
         f"{found.method} It agrees with {percent(found.accuracy)} of the labels of {counted(found.images, 'image')}; the less "
         "it agrees, the less it is to be believed. These are candidates for a look, not errors that are known."
