@@ -51,6 +51,10 @@ def dataset_of(root: Path, task: str, labels: tuple[str, ...], paths: list[Path]
     return Dataset(root, task, labels, items)  # type: ignore[arg-type]
 
 
+def scanned(folder: Path) -> Dataset:
+    return scan(folder, 0)
+
+
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return version(tmp_path_factory.mktemp("evaluate"), colours(3.0))
@@ -61,7 +65,7 @@ def test_scores_are_those_of_its_own_answers_with_labels_matched_by_name(artifac
     data = write_colours(tmp_path / "garden", {"": 20}, labels=("blue", "green"))
     for number in range(4):
         shutil.move(data / "green" / f"{number:03}.png", data / "blue" / f"wrong{number}.png")
-    found = evaluate(artifact, scan(data, 0))
+    found = evaluate(artifact, scanned(data))
     review = found.evaluation.review
     assert isinstance(review, SingleLabelReview)
     files = sorted(data.rglob("*.png"))
@@ -81,7 +85,7 @@ def test_scores_are_those_of_its_own_answers_with_labels_matched_by_name(artifac
 
 
 def test_evaluation_is_json_and_a_page(artifact: Artifact, tmp_path: Path) -> None:
-    found = evaluate(artifact, scan(write_colours(tmp_path / "garden", {"": 6}), 0))
+    found = evaluate(artifact, scanned(write_colours(tmp_path / "garden", {"": 6})))
     written = json.loads(found.evaluation.to_bytes())
     assert written["model"] == "tiny:1"
     assert written["model_sha256"] == artifact.manifest.files["model.onnx"]
@@ -101,7 +105,7 @@ def test_labels_that_the_version_does_not_know_are_refused_by_name(artifact: Art
         Image.open(copy).rotate(90).save(copy)
     message = f"{data} has labels that tiny:1 does not know: violet, yellow; it knows red, green, blue"
     with pytest.raises(DatasetError, match=f"^{re.escape(message)}$"):
-        evaluate(artifact, scan(data, 0))
+        evaluate(artifact, scanned(data))
 
 
 def test_data_of_another_task_is_refused(artifact: Artifact, tmp_path: Path) -> None:
@@ -114,7 +118,7 @@ def test_data_of_another_task_is_refused(artifact: Artifact, tmp_path: Path) -> 
 def test_unreadable_files_are_left_out_counted_and_named(artifact: Artifact, tmp_path: Path) -> None:
     data = write_colours(tmp_path / "garden", {"": 5})
     (data / "red" / "cut.png").write_bytes((data / "red" / "000.png").read_bytes()[:60])
-    found = evaluate(artifact, scan(data, 0))
+    found = evaluate(artifact, scanned(data))
     assert found.evaluation.images == 15
     assert [entry.split(":")[0] for entry in found.evaluation.skipped] == ["red/cut.png"]
     assert "1 files were left out, the first is cut.png" in found.evaluation.review.findings
@@ -125,14 +129,14 @@ def test_data_without_a_readable_image_is_refused(artifact: Artifact, tmp_path: 
     for path in data.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:50] + path.parent.name.encode() + path.name.encode())
     with pytest.raises(DatasetError, match="holds no image that can be read"):
-        evaluate(artifact, scan(data, 0))
+        evaluate(artifact, scanned(data))
 
 
 def test_its_own_training_data_is_recognised(tmp_path: Path) -> None:
     from models.manifest import DatasetCard
 
     artifact = version(tmp_path, colours())
-    data = scan(write_colours(tmp_path / "data", {"train": 4, "test": 4}), 0)
+    data = scanned(write_colours(tmp_path / "data", {"train": 4, "test": 4}))
     card = DatasetCard(fingerprint=data.fingerprint(), splits={"train": 12, "test": 12}, skipped=0)
     own = replace(artifact, manifest=artifact.manifest.model_copy(update={"dataset": card}))
     said = "this is the data that the version was made from"
