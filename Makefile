@@ -9,12 +9,15 @@ UV := $(BIN)/uv
 BOOTSTRAP := requirements/bootstrap.txt
 LOCK := requirements/dev.txt
 STAMP := $(VENV)/.installed
+# fastai is measured beside candor, in an environment of its own.
+FASTAI := benchmarks/.venv-fastai
+FASTAI_LOCK := benchmarks/requirements-fastai.txt
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: help install run fit lint fmt types imports unit check test lock clean
+.PHONY: help install run fit lint fmt types imports unit check test lock bench-training gpu-check clean
 
 help:  ## explain the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP)  ## everything into .venv, from the hashed locks
 
@@ -57,5 +60,18 @@ test: lint types imports  ## check, then end-to-end and fault tests
 lock: install  ## resolve the dependency groups into hashed locks again
 	@cd requirements && ./compile ../$(UV)
 
+bench-training: install $(FASTAI)/.installed  ## candor beside fastai: accuracy, calibration, time (45 minutes on two cores)
+	@$(BIN)/python -m benchmarks.training $(ARGS)
+	@$(BIN)/python -m benchmarks.table
+
+$(FASTAI)/.installed: $(FASTAI_LOCK) | $(STAMP)
+	@test -x $(FASTAI)/bin/python || { echo "creating $(FASTAI)"; $(BIN)/python -m venv --without-pip $(FASTAI); }
+	@echo "installing $(FASTAI_LOCK)"
+	@VIRTUAL_ENV=$(FASTAI) $(UV) pip sync --quiet --require-hashes $(FASTAI_LOCK)
+	@touch $@
+
+gpu-check: install  ## does this GPU train as the CPU does, in mixed precision, and how fast (5 minutes; ARGS=--rehearse without a GPU)
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+
 clean:  ## remove the environment and all state (trained models too)
-	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(FASTAI) var .pytest_cache .mypy_cache .ruff_cache

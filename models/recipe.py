@@ -102,11 +102,14 @@ class Recipe(BaseModel):
 
     image_size: int | None = Field(default=None, ge=32, le=1024, description="pixels a side; auto: the backbone's, or 96")
     epochs: int | None = Field(
-        default=None, ge=0, le=1000, description="epochs with all layers; 0 keeps the frozen body; auto: by size"
+        default=None,
+        ge=0,
+        le=1000,
+        description="epochs with all layers; 0 keeps the frozen body; auto: 6, or what fits budget_minutes",
     )
     freeze_epochs: int = Field(default=0, ge=0, le=1000, description="epochs before them in which only the head trains")
     budget_minutes: float | None = Field(
-        default=None, gt=0, description="what auto epochs may take; auto: 1 on a CPU, 60 on a GPU"
+        default=None, gt=0, description="what auto epochs may take; auto: 2 on a CPU, 60 on a GPU"
     )
     batch_size: int | None = Field(default=None, ge=2, le=4096, description="images a step; auto: by size of the data")
     accumulate: int = Field(default=1, ge=1, le=256, description="parts that a step's images are computed in, to save memory")
@@ -118,11 +121,16 @@ class Recipe(BaseModel):
     lr: Rate = Field(
         default=None,
         description="rate of the head; slice(low, high) gives the stem's too; auto searches for it; "
-        "default by rule: adamw 2e-4, adam 1e-3, sgd 1e-2, rmsprop 1e-4, at 32 images a step",
+        "default by rule: adamw and adam 1e-3, sgd 1e-2, rmsprop 1e-4, at 32 images a step",
     )
     stem_lr_scale: float = Field(default=0.1, gt=0, le=1, description="rate of the first layer as a share of the head's")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd and rmsprop; the first beta of adam and adamw")
-    weight_decay: float = Field(default=0.05, ge=0, le=1, description="never on biases and norms; decoupled with adamw")
+    freeze_lr: float | None = Field(
+        default=None, gt=0, le=1, description="rate of the head in freeze_epochs; auto: twice lr, as fastai does"
+    )
+    weight_decay: float | None = Field(
+        default=None, ge=0, le=1, description="never on biases and norms; auto: adamw 0.05, sgd 1e-4, adam and rmsprop 0"
+    )
     schedule: Literal["cosine", "one_cycle", "constant"] = Field(
         default="cosine", description="cosine or one_cycle to zero, or constant"
     )
@@ -191,6 +199,7 @@ class Recipe(BaseModel):
         return [
             (not self.pretrained and self.weights is not None, "weights is given, and pretrained=false asks for none"),
             (not self.pretrained and self.freeze_epochs > 0, "freeze_epochs would keep random layers; pretrained is false"),
+            (self.freeze_lr is not None and self.freeze_epochs == 0, "freeze_lr is given, and freeze_epochs is 0"),
             (self.label_pattern is not None and self.label_file is not None, "label_pattern and label_file: give one of them"),
             (bool(lists) and self.label_file is None, "image_column and label_column say where to look in label_file: give that"),
             (self.unit is not None and self.task not in {None, "regression"}, f"unit belongs to regression, task is {self.task}"),

@@ -47,8 +47,8 @@ class MultiLabelMetrics(_Scored):
     """Any number of labels an image.
 
     The two means are over the labels that some image has. `exact_match` is the share of images whose selected labels are
-    all of theirs and no other. `nll` is the binary cross-entropy, mean over images and labels, in nats; `ece` pools every
-    decision about a label of an image.
+    all of theirs and no other. `nll` is the binary cross-entropy, mean over images and labels, in nats. `ece` compares the
+    probability of a label with how often it is there, all labels of all images in the same 15 bins.
     """
 
     _loss = "nll"

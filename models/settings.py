@@ -33,6 +33,11 @@ class HomeSettings(BaseSettings):
         """Where training keeps what it is working on."""
         return self.home / "runs"
 
+    @property
+    def cache_root(self) -> Path:
+        """What can be made again: unpacked archives, arrays that do not fit in memory."""
+        return self.home / "cache"
+
 
 def variable(field: str) -> str:
     """The environment variable of a field."""

@@ -46,7 +46,7 @@ class Classifier:
 
     @bentoml.api(route="/classify", input_spec=classify_input(engine))
     async def classify(self, call: Any) -> Any:
-        """Classify images: calibrated probabilities, descending."""
+        """Classify images: calibrated probabilities, descending, or a number, by the model's task."""
         response: Response = await answer_classify(self._parts, call)
         return response
 

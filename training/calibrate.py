@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from models.recipe import Task
 
+# Logits and targets of one split.
+HeldOut = tuple[npt.NDArray[np.floating], npt.NDArray[Any]]
 LOWEST, HIGHEST = 0.25, 20.0
 # Below 1 a temperature makes answers more certain. That takes some errors, to see how far it may go.
 MIN_ERRORS_TO_SHARPEN = 10
@@ -92,10 +94,6 @@ def _fit(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], reas
     elif missing and reason is None:
         reason = f"{missing} of {logits.shape[1]} labels have no calibration image"
     return Temperature(value=value, status="partial" if reason else "ok", images=len(labels), reason=reason)
-
-
-# Logits and targets of one split.
-HeldOut = tuple[npt.NDArray[np.floating], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """`python -m training`: the trainer's command line, and the one way in which the service starts it.
 
-Progress and errors go to stderr; the last line of stdout is `NAME:VERSION`. Exit 0; 2 when the input cannot be used, with
-one sentence; 130 when interrupted. torch is imported only by the commands that need it.
+Progress and errors go to stderr; the last line of stdout is the result (`NAME:VERSION` of a fit). Exit 0; 2 when the input cannot
+be used, with one sentence; 75 when SIGTERM came and `--resume` can go on; 130 when interrupted. torch is imported only by the
+commands that need it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from models.errors import ContractError
 from models.recipe import Recipe
 from models.registry import Registry
 from models.settings import read_home_settings
-from training.errors import TrainingError
+from training import recipes
+from training.errors import Preempted, TrainingError
+from training.progress import is_main
 
 if TYPE_CHECKING:
     from models.settings import HomeSettings
 
-EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+# 75 is sysexits' EX_TEMPFAIL: come again.
+EXIT_INPUT, EXIT_CHECKPOINTED, EXIT_INTERRUPTED = 2, 75, 130
 # How long torch's OpenMP threads spin before they sleep, in libgomp's iterations; read when torch is imported. Its default
 # is longer than the gaps between layers, so that beside another busy process threads spin away the time of the one that
 # they wait for. On two cores this is as fast as any value when alone; OMP_WAIT_POLICY=passive is twice as fast beside a busy
@@ -43,10 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (ContractError, TrainingError, OSError) as err:
         sys.stderr.write(f"{err}\n")
         return EXIT_INPUT
+    except Preempted:
+        sys.stderr.write("\nstopped; what was trained so far is kept, and the same command with --resume goes on\n")
+        return EXIT_CHECKPOINTED
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; what was in progress is not published\n")
         return EXIT_INTERRUPTED
-    if result:
+    if result and is_main():
         sys.stdout.write(f"{result}\n")
     return 0
 
@@ -66,20 +73,37 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Fine-tune, calibrate, export and publish.")
     commands = parser.add_subparsers(dest="command", required=True)
     fit = commands.add_parser("fit", help="fine-tune on a folder of images and publish the result")
-    fit.add_argument("data", type=Path, help="class folders, or train/ val/ calibration/ test/ with class folders in them")
+    fit.add_argument("data", type=Path, help=_DATA)
     fit.add_argument("--name", required=True, help="the model's name")
+    fit.add_argument("--resume", action="store_true", help="go on with the run of this name that was stopped")
+    fit.add_argument("--events", type=Path, metavar="FILE", help="append what happens to FILE, as JSON lines")
+    fit.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="log the epochs to TensorBoard (needs that package)")
+    fit.add_argument("--mlflow", metavar="URI", help="log the epochs to MLflow (needs mlflow-skinny)")
     _add_recipe(fit)
+    finder = commands.add_parser("lr-find", help="sweep the learning rate, and suggest one")
+    finder.add_argument("data", type=Path, help=_DATA)
+    finder.add_argument(
+        "--out", type=Path, default=Path(), metavar="FOLDER", help="for lr-find.json and lr-find.png (default: here)"
+    )
+    _add_recipe(finder)
     published = commands.add_parser("publish-pretrained", help="publish an ImageNet classifier as it comes")
     published.add_argument("--name", required=True, help="the model's name")
     _add_recipe(published)
+    backbones = commands.add_parser("backbones", help="list the networks to choose from")
+    backbones.add_argument("pattern", nargs="?", help="also every other CNN of timm that matches, as in 'convnext*'")
     sample = commands.add_parser("sample-data", help="unpack the sample data (Fashion-MNIST, 10 labels, 4,200 images)")
     sample.add_argument("folder", type=Path)
     commands.add_parser("quickstart", help="publish imagenet and fashion where they are missing (make run does)")
     return parser
 
 
+_DATA = "class folders, or train/ val/ calibration/ test/ with class folders in them; a zip of such; a CSV"
+
+
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", type=Path, help="a TOML file with any of the keys below")
+    parser.add_argument(
+        "--recipe", metavar="NAME|FILE", help=f"{', '.join(recipes.names())}; or a TOML file with any of the keys below"
+    )
     keys = parser.add_argument_group("recipe keys, as --key value or key=value")
     for key, field in Recipe.model_fields.items():
         default = "auto" if field.default is None else field.default
@@ -89,14 +113,30 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     flags = [f"{key}={value}" for key in Recipe.model_fields if (value := getattr(options, f"recipe_{key}")) is not None]
-    return Recipe.load(options.recipe, [*options.overrides, *flags])
+    return Recipe.load(recipes.path_of(options.recipe), [*options.overrides, *flags])
 
 
 def _fit(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
     recipe = _recipe(options)
-    from training.fit import fit
+    from training.fit import Options, fit
+    from training.stop import Stop
+    from training.trackers import open_events
 
-    return fit(options.data.expanduser(), options.name, recipe, registry, settings.runs_root).reference
+    stop = Stop()
+    stop.listen()
+    events = open_events(options.events, options.tensorboard, options.mlflow, options.name)
+    try:
+        chosen = Options(resume=options.resume, events=events, stop=stop)
+        return fit(options.data.expanduser(), options.name, recipe, registry, settings.runs_root, chosen).reference
+    finally:
+        events.close()
+
+
+def _lr_find(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    recipe = _recipe(options)
+    from training.lr_finder import lr_find
+
+    return str(lr_find(options.data.expanduser(), recipe, options.out, settings.cache_root))
 
 
 def _publish_pretrained(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
@@ -104,6 +144,14 @@ def _publish_pretrained(options: argparse.Namespace, registry: Registry, setting
     from training.pretrained import publish_pretrained
 
     return publish_pretrained(options.name, recipe, registry, settings.runs_root).reference
+
+
+def _backbones(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    from training.catalogue import table
+
+    for line in table(options.pattern):
+        sys.stdout.write(f"{line}\n")
+    return ""
 
 
 def _sample_data(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
@@ -121,4 +169,11 @@ def _quickstart(options: argparse.Namespace, registry: Registry, settings: HomeS
     return ""
 
 
-_COMMANDS = {"fit": _fit, "publish-pretrained": _publish_pretrained, "sample-data": _sample_data, "quickstart": _quickstart}
+_COMMANDS = {
+    "fit": _fit,
+    "lr-find": _lr_find,
+    "publish-pretrained": _publish_pretrained,
+    "backbones": _backbones,
+    "sample-data": _sample_data,
+    "quickstart": _quickstart,
+}

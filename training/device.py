@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,15 +70,24 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def pick_device() -> Device:
-    """The first GPU in bf16 (fp16 before Ampere), else the CPU in fp32."""
+def pick_device(*, deterministic: bool = False) -> Device:
+    """The GPU that torchrun gave this process, or the first, in bf16 (fp16 before Ampere); else the CPU in fp32.
+
+    Args:
+        deterministic: Forbid algorithms whose rounding varies from run to run; slower on a GPU.
+    """
     if not torch.cuda.is_available():
         keep_freed_memory()
         return Device(torch.device("cpu"), None)
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
     supported = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Device(torch.device("cuda"), torch.bfloat16 if supported else torch.float16)
+    return Device(device, torch.bfloat16 if supported else torch.float16)
 
 
 def seed_everything(seed: int) -> None:

@@ -4,6 +4,8 @@ TrainingError                  the user's input or environment: exit code 2, one
 ├── WeightsUnavailableError    pretrained weights cannot be had here
 ├── LicenceError               the weights' licence was not accepted
 └── ParityError                the exported graph does not compute what torch does
+
+Preempted                      SIGTERM: exit code 75; no error, and so not caught as one
 """
 
 from __future__ import annotations
@@ -23,3 +25,7 @@ class LicenceError(TrainingError):
 
 class ParityError(TrainingError):
     """The exported graph does not compute what torch does; nothing was published."""
+
+
+class Preempted(BaseException):
+    """The process was asked to end (SIGTERM). Like KeyboardInterrupt, it passes through what catches errors."""

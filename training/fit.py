@@ -2,92 +2,92 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
-from models.dataset import SPLITS, scan
-from models.manifest import DatasetCard, check_name
-from models.preprocess import standard_preprocessing
-from training import backbone
-from training.calibrate import Calibration
-from training.data import decode_all, default_image_size
-from training.device import pick_device, seed_everything
-from training.loop import FineTuner
-from training.normalise import Normalise
-from training.probe import embed, fit_probe, install
-from training.progress import say
+from models.dataset import SPLITS
+from models.manifest import DatasetCard, canonical_json, check_name
+from training.checkpoint import Run
+from training.distributed import leave
+from training.history import HISTORY, History, Sweep
+from training.interpret import interpret
+from training.loop import FineTuned, FineTuner
+from training.lr_finder import find_lr, say_sweep
+from training.plan import Plan, make_plan
+from training.prepare import fit_head, prepare, setting_of
+from training.progress import Events, say
 from training.publish import Publication, publish
+from training.report import write_report, write_review
 from training.selection import choose, report
+from training.stop import Stop
+from training.subject import Outputs, Subject
+from training.thumbnails import make_thumbnails
+from training.watch import judge
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import torch
     from torch import nn
 
-    from models.dataset import Dataset, Split
+    from models.dataset import Split
     from models.manifest import Manifest
     from models.recipe import Recipe
     from models.registry import Registry
+    from training.checkpoint import Snapshot
     from training.data import Images
-    from training.device import Device
-    from training.loop import Plan
-    from training.probe import Probe
+    from training.prepare import Prepared
     from training.selection import Candidate, Verdict
 
-_NAMED = 5
+
+@dataclass(frozen=True)
+class Options:
+    """What is no part of the recipe: whether to go on with a run that was stopped, and who is told what happens."""
+
+    resume: bool = False
+    events: Events = field(default_factory=Events)
+    stop: Stop = field(default_factory=Stop)
 
 
-def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Path) -> Manifest:
+def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Path, options: Options | None = None) -> Manifest:
     """Fine-tune on a folder of images and publish the result as the next version of `name`.
 
+    Under torchrun every process calls this and gets the same manifest; rank 0 alone writes.
+
     Args:
-        data: Class folders, or `train/ val/ ...` with class folders in them.
+        data: Class folders, or `train/ val/ ...` with class folders in them; or as `models.dataset.scan` understands it.
         name: The model's name.
         recipe: Every choice; what is None is decided here and written into the manifest.
         registry: Where the version goes.
-        runs_root: Where to work.
+        runs_root: Where to work, and where checkpoints lie until the version is published.
+        options: Resuming, and who is told.
 
     Raises:
         ContractError: If the data or the name cannot be used.
         TrainingError: If weights are missing, the loss diverges, or the export does not agree with torch.
+        Preempted: If SIGTERM came; what was trained is in a checkpoint.
     """
     started = time.monotonic()
+    options = options or Options()
     check_name(name)
-    seed_everything(recipe.seed)
-    device = pick_device()
-    dataset = scan(data, recipe.seed)
-    pretrained = backbone.create(recipe, len(dataset.labels))
-    image_size = recipe.image_size or default_image_size(dataset.of("train"), pretrained.image_size, recipe.seed)
-    # The largest centred square, whole: cutting further into it is for photographs of one thing in the middle.
-    preprocessing = standard_preprocessing(crop_ratio=1.0)
-    say(f"{len(dataset.items)} images of {len(dataset.labels)} labels; {recipe.backbone} at {image_size} px, {device.describe()}")
-    dataset, splits = decode_all(dataset, preprocessing, image_size)
-    _say_dataset(dataset, splits)
-    normalise = Normalise(pretrained.mean, pretrained.std)
-    trained = _train(pretrained.network, normalise, splits, dataset.labels, recipe, device)
-    publication = Publication(
-        name=name,
-        task="single_label",
-        labels=dataset.labels,
-        unit=None,
-        pretrained=pretrained,
-        normalise=normalise,
-        preprocessing=preprocessing,
-        image_size=image_size,
-        backbone=recipe.backbone,
-        recipe=recipe.model_copy(update={"image_size": image_size, **trained.plan.resolved()}),
-        dataset=_card(dataset, splits),
-        calibration=Calibration(trained.verdict.temperature, None, None),
-        metrics=trained.verdict.metrics,
-        golden_pool=_golden_pool(splits),
-    )
-    manifest = publish(publication, registry, runs_root)
-    say(f"published {manifest.reference} in {time.monotonic() - started:.0f} s")
+    prepared = prepare(data, recipe, runs_root.parent / "cache")
+    try:
+        world = prepared.world
+        request = {"name": name, "data": prepared.dataset.fingerprint(), "recipe": recipe.model_dump(mode="json")}
+        options.events("started", name=name, images=len(prepared.dataset.items), labels=len(prepared.dataset.labels))
+        begin = Run.resume if options.resume else Run.start
+        run = world.from_main(lambda: begin(runs_root, name, request))
+        trained = _train(prepared, run, options)
+        manifest = world.from_main(lambda: _publish(name, prepared, trained, run, registry))
+        if world.is_main:
+            run.remove()
+        options.events("published", version=manifest.version, seconds=round(time.monotonic() - started, 1))
+        say(f"published {manifest.reference} in {time.monotonic() - started:.0f} s")
+    finally:
+        leave(prepared.world)
     production = registry.aliases(name).production
     if production != manifest.version:
         say(f"production is still {name}:{production}; to serve the new one: python -m models promote {manifest.reference}")
@@ -98,51 +98,109 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
 class _Trained:
     verdict: Verdict
     plan: Plan
+    history: History
+    outputs: dict[Split, Outputs]
 
 
-def _train(
-    network: nn.Module,
-    normalise: Normalise,
-    splits: dict[Split, Images],
-    labels: tuple[str, ...],
-    recipe: Recipe,
-    device: Device,
-) -> _Trained:
-    """Probe, fine-tune, choose; `network` ends with the weights that were chosen."""
-    network.to(device.torch)
-    embeddings = embed(network, splits, normalise, device)
-    probe = _fit_probe(embeddings, splits, len(labels))
-    install(probe, network)
-    states: dict[Candidate, dict[str, torch.Tensor]] = {"probe": copy.deepcopy(network.state_dict())}
+def _train(prepared: Prepared, run: Run, options: Options) -> _Trained:
+    """Probe, fine-tune, choose; the network ends with the weights that were chosen."""
+    network, objective, splits = prepared.pretrained.network, prepared.objective, prepared.splits
+    probed = fit_head(prepared)
+    tuner = FineTuner(network, setting_of(prepared, options.stop, options.events, run.save))
+    resumed = run.load()
+    plan, sweep = _plan(tuner, prepared, resumed)
+    states: dict[Candidate, dict[str, torch.Tensor]] = {"probe": probed.state}
     tuned: dict[Candidate, nn.Module] = {}
-
-    tuner = FineTuner(network, normalise, recipe, device)
-    plan = tuner.plan(splits["train"])
-    if plan.epochs > 0:
-        say(f"fine-tuning: {plan.epochs} epochs of {plan.steps_per_epoch} steps of {plan.batch_size}, lr {plan.lr:.1e}")
-        result = tuner.run(splits["train"], splits.get("validation"), plan)
+    result: FineTuned | None = None
+    if plan.all_epochs > 0:
+        _say_plan(plan, resumed)
+        result = tuner.run(splits["train"], splits.get("validation"), plan, sweep, resumed)
         tuned = {"last": result.last, "ema": result.ema}
         states |= {candidate: weights.state_dict() for candidate, weights in tuned.items()}
 
-    def logits(candidate: Candidate, split: Split) -> np.ndarray:
+    @functools.cache
+    def outputs(candidate: Candidate, split: Split) -> np.ndarray:
         if candidate == "probe":
-            return probe.logits(embeddings[split])
-        return tuner.logits(tuned[candidate], splits[split])
+            return objective.in_units(probed.probe.logits(probed.embeddings[split]))
+        return tuner.outputs(tuned[candidate], splits[split])
 
-    verdict = choose(list(states), logits, splits, labels)
+    verdict = choose(list(states), outputs, splits, objective.task, prepared.dataset.labels)
     report(verdict)
     network.load_state_dict(states[verdict.chosen])
-    return _Trained(verdict, plan)
+    epochs = result.epochs if result else ()
+    temperature = verdict.calibration.temperature
+    overfit = judge(epochs, temperature.value if temperature.images else None)
+    history = History(epochs=epochs, sweep=sweep, overfit=overfit)
+    reviewed = {
+        split: Outputs(images, outputs(verdict.chosen, split), probed.embeddings[split].numpy())
+        for split, images in sorted(splits.items())
+    }
+    return _Trained(verdict, plan, history, reviewed)
 
 
-def _fit_probe(embeddings: dict[Split, torch.Tensor], splits: dict[Split, Images], num_labels: int) -> Probe:
-    pairs = {split: (embeddings[split], torch.from_numpy(images.targets)) for split, images in splits.items()}
-    return fit_probe(pairs["train"], pairs.get("validation"), num_labels)
+def _plan(tuner: FineTuner, prepared: Prepared, resumed: Snapshot | None) -> tuple[Plan, Sweep | None]:
+    """The plan of the run that was stopped, or a new one."""
+    if resumed is not None:
+        sweep = resumed.progress["sweep"]
+        return Plan.from_json(resumed.progress["plan"]), Sweep.model_validate(sweep) if sweep else None
+    recipe, train = prepared.recipe, prepared.splits["train"]
+    sweep = None
+    if recipe.lr == "auto" and recipe.epochs != 0:
+        sweep = find_lr(tuner, train, recipe)
+        say_sweep(sweep)
+        recipe = recipe.model_copy(update={"lr": sweep.chosen})
+    plan = make_plan(
+        recipe,
+        len(train),
+        is_cuda=prepared.device.is_cuda,
+        world=prepared.world.size,
+        seconds_per_step=lambda batch_size: tuner.seconds_per_step(train, batch_size),
+    )
+    return plan, sweep
 
 
-def _card(dataset: Dataset, splits: dict[Split, Images]) -> DatasetCard:
-    sizes = {split: len(splits[split]) for split in SPLITS if split in splits}
-    return DatasetCard(fingerprint=dataset.fingerprint(), splits=sizes, skipped=len(dataset.skipped))
+def _publish(name: str, prepared: Prepared, trained: _Trained, run: Run, registry: Registry) -> Manifest:
+    network = prepared.pretrained.network
+    prepared.objective.fold(network)
+    sizes = {split: len(prepared.splits[split]) for split in SPLITS if split in prepared.splits}
+    dataset = prepared.dataset
+    publication = Publication(
+        name=name,
+        task=dataset.task,
+        labels=dataset.labels,
+        unit=prepared.recipe.unit,
+        pretrained=prepared.pretrained,
+        normalise=prepared.normalise,
+        preprocessing=prepared.preprocessing,
+        image_size=prepared.image_size,
+        backbone=prepared.recipe.backbone,
+        recipe=prepared.recipe.model_copy(update=trained.plan.resolved()),
+        dataset=DatasetCard(fingerprint=dataset.fingerprint(), splits=sizes, skipped=len(dataset.skipped)),
+        calibration=trained.verdict.calibration,
+        metrics=trained.verdict.metrics,
+        golden_pool=_golden_pool(prepared.splits),
+        add_files=lambda folder: _add_files(folder, prepared, trained),
+        finish=write_report,
+    )
+    return publish(publication, registry, run.path)
+
+
+def _add_files(folder: Path, prepared: Prepared, trained: _Trained) -> None:
+    """What people and the service ask of a version besides its answers: how it was trained, and what it is unsure of."""
+    (folder / HISTORY).write_bytes(canonical_json(trained.history))
+    say("reviewing what it is sure and unsure of")
+    calibration = trained.verdict.calibration
+    subject = Subject(
+        task=prepared.dataset.task,
+        labels=prepared.dataset.labels,
+        outputs=trained.outputs,
+        temperature=calibration.temperature.value,
+        root=prepared.dataset.root,
+        thresholds=calibration.thresholds,
+        unit=prepared.recipe.unit,
+    )
+    review = interpret(subject)
+    write_review(folder, review, make_thumbnails(review, trained.outputs))
 
 
 def _golden_pool(splits: dict[Split, Images]) -> np.ndarray:
@@ -150,11 +208,8 @@ def _golden_pool(splits: dict[Split, Images]) -> np.ndarray:
     return next(splits[split].pixels for split in ("test", "calibration", "validation", "train") if split in splits)
 
 
-def _say_dataset(dataset: Dataset, splits: dict[Split, Images]) -> None:
-    say("  " + ", ".join(f"{split} {len(splits[split])}" for split in SPLITS if split in splits))
-    if dataset.skipped:
-        say(f"{len(dataset.skipped)} files were left out:")
-    for entry in dataset.skipped[:_NAMED]:
-        say(f"  {entry.path.relative_to(dataset.root)}: {entry.reason}")
-    if len(dataset.skipped) > _NAMED:
-        say(f"  and {len(dataset.skipped) - _NAMED} more")
+def _say_plan(plan: Plan, resumed: Snapshot | None) -> None:
+    if resumed is not None:
+        say(f"resuming at epoch {resumed.progress['epoch'] + 1}, step {resumed.progress['step'] + 1}")
+    frozen = f"{plan.freeze_epochs} with the head alone at {plan.freeze_lr:.1e}, then " if plan.freeze_epochs else ""
+    say(f"fine-tuning: {frozen}{plan.epochs} epochs of {plan.steps_per_epoch} steps of {plan.batch_size}, lr {plan.lr:.1e}")

@@ -12,13 +12,14 @@ HISTORY = "history.json"
 class Epoch(Frozen):
     """One epoch. `loss` is the mean training loss, with augmentation and smoothing; validation is the average's.
 
-    `score` is accuracy, mean average precision or R2, by task; `lr` is the head's rate at the end; times are seconds.
+    `validation_loss` is NLL, or RMSE in the unit of a regression; `validation_score` is accuracy, mean average precision or
+    R2, by task; `lr` is the head's rate at the end.
     """
 
     epoch: int
     phase: Literal["frozen", "unfrozen"]
     loss: float
-    validation_nll: float | None
+    validation_loss: float | None
     validation_score: float | None
     lr: float
     images_per_s: float

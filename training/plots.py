@@ -62,7 +62,7 @@ def loss_curves(epochs: Sequence[Epoch], score_name: str, theme: Theme) -> bytes
     upper, *lower = figure.subplots(2, 1, height_ratios=(2, 1), sharex=True) if scored else [figure.subplots()]
     _dress(upper, theme)
     upper.plot(number, [epoch.loss for epoch in epochs], "s--", color=theme.second, markersize=4, label="training loss")
-    measured = [(epoch.epoch, epoch.validation_nll) for epoch in epochs if epoch.validation_nll is not None]
+    measured = [(epoch.epoch, epoch.validation_loss) for epoch in epochs if epoch.validation_loss is not None]
     if measured:
         upper.plot(*zip(*measured, strict=True), "o-", color=theme.first, markersize=4, label="validation NLL")
     thawed = next((epoch.epoch for epoch in epochs if epoch.phase == "unfrozen"), None)

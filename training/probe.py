@@ -1,4 +1,4 @@
-"""The linear probe: logistic regression on the backbone's features, an answer in seconds.
+"""The linear probe: the task's loss on the backbone's features alone (logistic regression), an answer in seconds.
 
 Its accuracy is the baseline that is reported, and its solution is where the head starts (LP-FT, Kumar et al. 2022), so
 that fine-tuning begins from an answer instead of destroying the features from a random one.
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from training.progress import bar
 
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from models.dataset import Split
     from training.data import Images
     from training.device import Device
+    from training.distributed import World
     from training.normalise import Normalise
+    from training.objective import Objective
 
 PENALTIES = (1e-3, 1e-2, 1e-1)
 _DEFAULT_PENALTY = 1e-2
@@ -33,7 +34,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear classifier on embeddings: logits = embedding @ weight.T + bias. `penalty` is the L2 that won."""
+    """A linear model on embeddings: outputs = embedding @ weight.T + bias. `penalty` is the L2 that won."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -44,59 +45,78 @@ class Probe:
         return (embeddings @ self.weight.T + self.bias).numpy()
 
 
-@torch.inference_mode()
-def embed(network: nn.Module, splits: Mapping[Split, Images], normalise: Normalise, device: Device) -> dict[Split, torch.Tensor]:
-    """The pooled features of every image, `[N, D]` float32 on the CPU; computed once for all that needs them."""
+@torch.no_grad()
+def embed(
+    network: nn.Module, splits: Mapping[Split, Images], normalise: Normalise, device: Device, world: World
+) -> dict[Split, torch.Tensor]:
+    """The pooled features of every image, `[N, D]` float32 on the CPU; computed once for all that needs them.
+
+    Several processes compute a share each.
+    """
     network.eval()
     total = sum(-(-len(images) // _BATCH) for images in splits.values())
     embeddings: dict[Split, torch.Tensor] = {}
     with bar("features", total) as done:
         for split, images in splits.items():
-            parts = []
-            for start in range(0, len(images), _BATCH):
-                batch = normalise(torch.from_numpy(images.pixels[start : start + _BATCH]), device)
+            pixels = images.pixels[world.share(len(images))]
+            parts = [torch.zeros(0, int(network.head_hidden_size))]  # type: ignore[arg-type]
+            for start in range(0, len(pixels), _BATCH):
+                batch = normalise(torch.from_numpy(pixels[start : start + _BATCH]), device)
+                # no autocast: the probe may be what is published
                 features = network.forward_features(batch)  # type: ignore[operator]
-                parts.append(network.forward_head(features, pre_logits=True).float().cpu())  # type: ignore[operator]
+                parts.append(network.forward_head(features, pre_logits=True).cpu())  # type: ignore[operator]
                 done.update()
-            embeddings[split] = torch.cat(parts)
+            embeddings[split] = world.gather(torch.cat(parts))
     return embeddings
 
 
 def fit_probe(
-    train: tuple[torch.Tensor, torch.Tensor], validation: tuple[torch.Tensor, torch.Tensor] | None, num_labels: int
+    train: tuple[torch.Tensor, torch.Tensor], validation: tuple[torch.Tensor, torch.Tensor] | None, objective: Objective
 ) -> Probe:
-    """Fit one classifier a penalty and keep the one with the lowest validation NLL.
+    """Fit one classifier a penalty and keep the one with the lowest validation loss.
 
     Args:
-        train: Embeddings `[N, D]` and label indices `[N]`.
+        train: Embeddings `[N, D]` and targets as the objective takes them.
         validation: The same, or None: then the middle penalty is taken unseen.
-        num_labels: K.
+        objective: The loss; without label smoothing it is minimised.
     """
     mean, std = train[0].mean(0), train[0].std(0, correction=0).clamp_min(1e-5)
     standard = (train[0] - mean) / std
     candidates = []
     for penalty in PENALTIES if validation is not None else (_DEFAULT_PENALTY,):
-        weight, bias = _logistic_regression(standard, train[1], num_labels, penalty)
+        weight, bias = fit_linear(standard, train[1], objective, penalty)
         # Standardisation is folded in, so that the head takes raw embeddings.
         folded = Probe(weight / std, bias - (weight / std) @ mean, penalty)
-        nll = 0.0
+        loss = 0.0
         if validation is not None:
-            nll = float(functional.cross_entropy(validation[0] @ folded.weight.T + folded.bias, validation[1]))
-        candidates.append((nll, folded))
+            outputs = validation[0] @ folded.weight.T + folded.bias
+            loss = float(objective.loss(outputs, validation[1], smooth=False))
+        candidates.append((loss, folded))
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
-def _logistic_regression(
-    features: torch.Tensor, labels: torch.Tensor, num_labels: int, penalty: float
+def fit_linear(
+    features: torch.Tensor, targets: torch.Tensor, objective: Objective, penalty: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Minimise mean cross-entropy + penalty / 2 * |W|^2 by L-BFGS; the bias is not penalised."""
-    weight = torch.zeros(num_labels, features.shape[1], requires_grad=True)
-    bias = torch.zeros(num_labels, requires_grad=True)
+    """Minimise mean loss + penalty / 2 * |W|^2 by L-BFGS; the bias is not penalised.
+
+    Args:
+        features: Standardised, `[N, D]`.
+        targets: As the objective takes them.
+        objective: The loss, and K.
+        penalty: L2.
+
+    Returns:
+        Weight `[K, D]` and bias `[K]`.
+    """
+    weight = torch.zeros(objective.outputs, features.shape[1], requires_grad=True)
+    bias = torch.zeros(objective.outputs, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = functional.cross_entropy(features @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
+        outputs = features @ weight.T + bias
+        loss = objective.loss(outputs, targets, smooth=False) + penalty / 2 * weight.square().sum()
         loss.backward()
         return loss
 

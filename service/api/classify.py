@@ -25,31 +25,29 @@ logger = logging.getLogger("candor.classify")
 _DIGITS = 6
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class LabelProbability(_Part):
+class LabelProbability(BaseModel):
     """One label and its calibrated probability."""
+
+    model_config = ConfigDict(extra="forbid")
 
     label: str
     probability: float = Field(ge=0, le=1)
 
 
-class SingleLabelResult(_Part):
+class SingleLabelResult(BaseModel):
     """Of a model with one label an image."""
 
     predictions: list[LabelProbability] = Field(description="the top_k most probable, descending; all labels sum to 1")
 
 
-class MultiLabelResult(_Part):
+class MultiLabelResult(BaseModel):
     """Of a model with any number of labels an image."""
 
     predictions: list[LabelProbability] = Field(description="the top_k most probable, descending; each for itself")
     selected: list[str] = Field(description="every label at or over its threshold, descending; top_k does not count here")
 
 
-class ValueInterval(_Part):
+class ValueInterval(BaseModel):
     """Between which numbers the truth lies for the share `level` of images."""
 
     level: float = Field(gt=0, lt=1, examples=[0.9])
@@ -57,7 +55,7 @@ class ValueInterval(_Part):
     high: float
 
 
-class RegressionResult(_Part):
+class RegressionResult(BaseModel):
     """Of a model that answers a number."""
 
     value: float
@@ -65,7 +63,7 @@ class RegressionResult(_Part):
     interval: ValueInterval | None = Field(description="null where too few images were held out to know it")
 
 
-class ImageProblem(_Part):
+class ImageProblem(BaseModel):
     """Why one image of several has no prediction."""
 
     code: str = Field(examples=["unreadable_image"])
@@ -73,13 +71,13 @@ class ImageProblem(_Part):
     status: int = Field(description="the status that this image would have got alone")
 
 
-class ErrorResult(_Part):
+class ErrorResult(BaseModel):
     """One image of several that could not be answered."""
 
     error: ImageProblem
 
 
-class ModelCard(_Part):
+class ModelCard(BaseModel):
     """What answered."""
 
     name: str
@@ -88,7 +86,7 @@ class ModelCard(_Part):
     precision: str = Field(examples=["fp32"])
 
 
-class ClassifyAnswer(_Part):
+class ClassifyAnswer(BaseModel):
     """One result for each image, in the order of the request; which kind is the model's task."""
 
     model: ModelCard

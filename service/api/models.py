@@ -14,7 +14,7 @@ from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
 from service.errors import UnknownModelError
 
 if TYPE_CHECKING:
-    from models.manifest import Manifest
+    from models.manifest import Confidence, Manifest
     from service.engine import Engine, EngineRef
 
 _MAX_VERSIONS = 100
@@ -52,11 +52,15 @@ class VersionSummary(BaseModel):
 
 
 class ModelDetail(ModelSummary):
-    """One name, with its versions. Task, labels and unit are those of the version that answers; of the newest if none does."""
+    """One name, with its versions.
+
+    Task, labels, unit and thresholds are those of the version that answers; of the newest where none does.
+    """
 
     task: Task | None = Field(description="what /classify answers; null where no version can be read")
     labels: list[str] = Field(description="with regression one: the number's name")
     unit: str | None
+    thresholds: dict[str, float] | None = Field(description="multi_label: the probability from which on a label is selected")
     details: list[VersionSummary]
     unreadable: dict[int, str] = Field(description="versions whose manifest cannot be read, and why")
 
@@ -85,21 +89,22 @@ def models_router(engine: EngineRef) -> APIRouter:
         if not re.fullmatch(NAME_PATTERN, name) or not here.registry.versions(name):
             raise UnknownModelError(f"there is no model named {name!r}; there are: {', '.join(here.registry.names()) or 'none'}")
         fields = _summary(here, name)
-        manifests: dict[int, Manifest] = {}
+        cards: dict[int, tuple[Manifest, Confidence]] = {}
         details: list[VersionSummary] = []
         unreadable: dict[int, str] = {}
         for version in fields["versions"]:
             try:
-                manifests[version] = here.registry.manifest(name, version)
-                details.append(VersionSummary(**summary(manifests[version], here.registry.confidence(name, version))))
+                cards[version] = here.registry.manifest(name, version), here.registry.confidence(name, version)
+                details.append(VersionSummary(**summary(*cards[version])))
             except ContractError as err:
                 unreadable[version] = str(err).splitlines()[0]
-        shown = manifests.get(fields["serving"]) or next(iter(manifests.values()), None)
+        shown, confidence = cards.get(fields["serving"]) or next(iter(cards.values()), (None, None))
         return ModelDetail(
             **fields,
             task=shown.task if shown else None,
             labels=list(shown.labels) if shown else [],
             unit=shown.unit if shown else None,
+            thresholds=confidence.thresholds if confidence else None,
             details=details,
             unreadable=unreadable,
         )

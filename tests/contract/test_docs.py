@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import get_args
 
+from models.metrics import DEFAULT_THRESHOLD
+from models.recipe import Task
 from models.settings import PREFIX
+from service.api.classify import ClassifyAnswer
 from service.settings import Settings
+from training.calibrate import INTERVAL_LEVEL, MIN_IMAGES_FOR_THRESHOLD, fewest_images
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -30,3 +36,20 @@ def test_every_linked_file_exists() -> None:
 def test_every_verb_that_the_readme_names_is_in_the_makefile() -> None:
     verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) <= verbs
+
+
+def test_answers_that_the_page_on_tasks_shows_are_of_the_form_that_is_answered() -> None:
+    text = (ROOT / "docs" / "tasks.md").read_text()
+    assert re.findall(r"^## .*: `(\w+)`$", text, re.MULTILINE) == list(get_args(Task))
+    shown = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    card = {"name": "x", "version": 1, "runtime": "onnxruntime", "precision": "fp32"}
+    read = ClassifyAnswer.model_validate({"model": card, "results": shown})
+    assert [type(result).__name__ for result in read.results] == ["SingleLabelResult", "MultiLabelResult", "RegressionResult"]
+    assert [result.model_dump() for result in read.results] == shown
+
+
+def test_numbers_that_the_page_on_tasks_names_are_the_codes() -> None:
+    text = " ".join((ROOT / "docs" / "tasks.md").read_text().split())
+    assert f"fewer than {MIN_IMAGES_FOR_THRESHOLD} of these images have, or lack, keeps {DEFAULT_THRESHOLD}" in text
+    assert f"the one that {INTERVAL_LEVEL:.0%}".replace("%", " %") in text
+    assert f"fewer than {fewest_images(INTERVAL_LEVEL)} held-out images" in text

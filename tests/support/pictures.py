@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0), "white": (255, 255, 255)}
 
 
 def encode(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -21,6 +21,13 @@ def picture(
 ) -> bytes:
     """One colour, in any format and mode."""
     return encode(Image.new("RGB", size, COLOURS[colour]).convert(mode), format, **options)
+
+
+def side_by_side(left: str, right: str) -> bytes:
+    """Half an image of each colour, as PNG; square, so that nothing is cropped."""
+    image = Image.new("RGB", (40, 40), COLOURS[left])
+    image.paste(COLOURS[right], (20, 0, 40, 40))
+    return encode(image, "PNG")
 
 
 def huge_png() -> bytes:

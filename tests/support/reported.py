@@ -23,7 +23,7 @@ EPOCHS = tuple(
         epoch=number,
         phase="frozen" if number == 1 else "unfrozen",
         loss=1.2 / number,
-        validation_nll=0.8 / number,
+        validation_loss=0.8 / number,
         validation_score=0.6 + number / 20,
         lr=1e-3,
         images_per_s=70.0,

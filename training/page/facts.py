@@ -120,7 +120,7 @@ def _epochs(history: History, score_name: str) -> Table:
             str(epoch.epoch),
             "head" if epoch.phase == "frozen" else "all",
             f"{epoch.loss:.3f}",
-            _DASH if epoch.validation_nll is None else f"{epoch.validation_nll:.3f}",
+            _DASH if epoch.validation_loss is None else f"{epoch.validation_loss:.3f}",
             _DASH if epoch.validation_score is None else f"{epoch.validation_score:.3f}",
             f"{epoch.lr:.1e}",
             f"{epoch.images_per_s:,.0f}",

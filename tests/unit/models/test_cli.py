@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from models.__main__ import main
-from models.manifest import Metrics, SplitMetrics
+from models.manifest import Metrics, MultiLabelMetrics, OutputSpec, RegressionMetrics, SplitMetrics
 from models.registry import Registry
 from models.settings import HomeSettings, read_home_settings
 from tests.support.artifacts import make_confidence, make_manifest, write_files
@@ -73,6 +73,30 @@ def test_list_shows_every_version_with_its_scores_and_marks_production(
     ]
     assert err == ""
     assert not any(line.endswith(" ") for line in out.splitlines())
+
+
+def test_list_names_the_score_of_each_task(registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tags = MultiLabelMetrics(images=40, mean_average_precision=0.8126, macro_f1=0.7, exact_match=0.5, nll=0.2, ece=0.03)
+    angles = RegressionMetrics(images=40, mae=3.5172, rmse=5.0, r2=0.9375)
+    outputs = OutputSpec(logits=1, embedding=8, spatial="cam", spatial_channels=1, spatial_height=2, spatial_width=3)
+    for task, scores, unit in (
+        ("multi_label", tags, None),
+        ("regression", angles, "degrees"),
+        ("regression", angles, None),
+        ("regression", None, "degrees"),
+    ):
+        metrics = scores and METRICS.model_copy(update={"calibrated": scores})
+        card = make_manifest(name="crows", task=task, labels=("one",), unit=unit, outputs=outputs, metrics=metrics)
+        registry.publish(tmp_path / "source", card)
+
+    main(["list", "crows"])
+
+    assert [" ".join(line.split()[2:]) for line in capsys.readouterr().out.splitlines()] == [
+        "1 labels mAP 0.813 nll 0.200 calibration ok production",
+        "a number R2 0.938 mae 3.52 degrees calibration ok",
+        "a number R2 0.938 mae 3.52 calibration ok",
+        "a number calibration ok",
+    ]
 
 
 def test_list_follows_a_promotion(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +17,27 @@ from service.live import Plan, load
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slots import Slots
-from tests.support.tiny import LABELS, colour_graph, colour_manifest, expected_logits, golden_images, publish_colours, write_files
+from tests.support.tiny import (
+    BRIGHTNESS,
+    LABELS,
+    PRESENCE,
+    colour_graph,
+    colour_manifest,
+    expected_logits,
+    golden_images,
+    publish_colours,
+    publish_tiny,
+    tiny_manifest,
+    write_files,
+    write_tiny,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from service.live import LiveModel
+    from tests.support.tiny import Tiny
 
 
 @pytest.fixture
@@ -63,6 +78,56 @@ def test_golden_outputs_that_are_not_met_are_not_served(registry: Registry, tmp_
     publish_colours(registry, tmp_path / "work", gain=12.0, golden_gain=12.5)
     with pytest.raises(ModelLoadError, match="colours:1 does not reproduce its golden outputs: a probability differs by 0.0"):
         load_path(registry.path("colours", 1), pool)
+
+
+# With this bias a grey image has logits near 0, where a probability moves most.
+UNDECIDED = replace(PRESENCE, bias=(-12.0,) * 3)
+
+
+@pytest.mark.parametrize(("tiny", "least"), [(UNDECIDED, 0.004), (BRIGHTNESS, 0.1)], ids=["multi_label", "regression"])
+def test_golden_outputs_of_other_tasks_are_compared_as_they_are_answered(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor, tiny: Tiny, least: float
+) -> None:
+    """A logit moved by `least` moves a probability near 0.5 by a thousandth; so it is with percentages from 0 to 100."""
+    logits = tiny.logits(golden_images())
+    publish_tiny(registry, tmp_path / "work", "near", tiny, logits + least * 0.9)
+    assert load_path(registry.path("near", 1), pool).manifest.task == tiny.task
+    publish_tiny(registry, tmp_path / "work", "far", tiny, logits + least * 1.1)
+    what = "value differs by 0.11, at most 0.1" if tiny is BRIGHTNESS else "probability differs by 0.001.*, at most 0.001"
+    with pytest.raises(ModelLoadError, match=f"far:1 does not reproduce its golden outputs: a {what} is accepted"):
+        load_path(registry.path("far", 1), pool)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_golden_values_are_compared_in_relation_to_their_spread_whatever_their_unit(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor, scale: float
+) -> None:
+    tiny = replace(BRIGHTNESS, weight=((scale * 100 / 3,),) * 3)
+    logits = tiny.logits(golden_images())
+    publish_tiny(registry, tmp_path / "work", "near", tiny, logits + scale * 0.09)
+    publish_tiny(registry, tmp_path / "work", "far", tiny, logits + scale * 0.11)
+    load_path(registry.path("near", 1), pool)
+    with pytest.raises(ModelLoadError, match="a value differs by"):
+        load_path(registry.path("far", 1), pool)
+
+
+def test_values_that_hardly_differ_are_not_held_to_less_than_a_float_can_say(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    constant = replace(BRIGHTNESS, weight=((0.0,),) * 3, bias=(180.0,))
+    publish_tiny(registry, tmp_path / "work", "turned", constant, constant.logits(golden_images()) + np.float32(1e-4))
+    load_path(registry.path("turned", 1), pool)
+    publish_tiny(registry, tmp_path / "work", "zero", replace(constant, bias=(0.0,)))
+    load_path(registry.path("zero", 1), pool)
+
+
+def test_confidence_that_does_not_fit_its_labels_is_not_served(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    write_tiny(tmp_path / "work", replace(PRESENCE, thresholds={"red": 0.5, "green": 0.5, "yellow": 0.5}))
+    registry.publish(tmp_path / "work", tiny_manifest("presence", PRESENCE))
+    with pytest.raises(ModelLoadError, match=r"thresholds has \['green', 'red', 'yellow'\], expected one for each of \['red'"):
+        load_path(registry.path("presence", 1), pool)
 
 
 def test_graph_that_is_not_what_the_manifest_says_is_not_served(

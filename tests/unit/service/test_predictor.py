@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,15 +19,16 @@ from service.decode import Decoder
 from service.errors import DeadlineExceededError, QueueFullError
 from service.live import Plan, load
 from service.metrics import Metrics
-from service.predictor import Bounds, Prediction, Predictor
+from service.predictor import Bounds, Estimate, Prediction, Predictor, Range, decide
 from tests.support.pictures import picture
-from tests.support.tiny import publish_colours
+from tests.support.tiny import BRIGHTNESS, PRESENCE, publish_colours, publish_tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from models.preprocess import UInt8Array
     from service.live import LiveModel
+    from tests.support.tiny import Tiny
 
 
 class Stuck:
@@ -109,3 +112,66 @@ def test_output_that_is_not_finite_is_an_error_and_no_number(tmp_path: Path) -> 
 
     with ThreadPoolExecutor(2) as pool:
         asyncio.run(scenario(pool))
+
+
+# --- what each task answers
+
+
+def load_tiny(tmp_path: Path, pool: ThreadPoolExecutor, tiny: Tiny, metrics: Metrics | None = None) -> LiveModel:
+    registry = Registry(tmp_path / "registry")
+    publish_tiny(registry, tmp_path / "work", "tiny", tiny)
+    return load(registry.path("tiny", 1), pool, Plan("cpu", 2, 4), metrics or Metrics())
+
+
+def test_selected_are_all_labels_at_or_over_their_thresholds_whatever_top_k_is(tmp_path: Path) -> None:
+    # sigmoid(0) is 0.5, at the threshold of red; blue is more probable and its threshold is higher
+    thresholds = {"red": 0.5, "green": 0.25, "blue": 0.999}
+    with ThreadPoolExecutor(2) as pool:
+        model = load_tiny(tmp_path, pool, replace(PRESENCE, thresholds=thresholds))
+        answer = decide(model, np.array([0.0, 3.0, 2.0], dtype=np.float32), top_k=1)
+        everything = decide(model, np.array([9.0, 9.0, 9.0], dtype=np.float32), top_k=9)
+        nothing = decide(model, np.array([-9.0, -8.0, -9.0], dtype=np.float32), top_k=2)
+    assert answer == Prediction((("green", pytest.approx(1 / (1 + np.exp(-3)))),), ("green", "red"))
+    assert isinstance(everything, Prediction)
+    assert isinstance(nothing, Prediction)
+    assert everything.selected == ("red", "green", "blue")
+    assert (nothing.labels[0][0], nothing.selected) == ("green", ())
+
+
+def test_temperature_counts_for_several_labels_too(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        model = load_tiny(tmp_path, pool, PRESENCE)
+        model.confidence = model.confidence.model_copy(
+            update={"temperature": model.confidence.temperature.model_copy(update={"value": 2.0})}
+        )
+        answer = decide(model, np.array([4.0, -4.0, -5.0], dtype=np.float32), top_k=1)
+    assert isinstance(answer, Prediction)
+    assert answer.labels[0][1] == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_number_is_answered_in_its_unit_with_the_interval_around_it(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        model = load_tiny(tmp_path, pool, BRIGHTNESS)
+        assert decide(model, np.array([40.0], dtype=np.float32), 5) == Estimate(40.0, "percent", Range(0.9, 37.5, 42.5))
+        model.confidence = model.confidence.model_copy(update={"interval": None})
+        assert decide(model, np.array([40.0], dtype=np.float32), 5) == Estimate(40.0, "percent", None)
+
+
+def test_every_selected_label_is_counted_and_a_number_is_not(tmp_path: Path) -> None:
+    async def scenario(pool: ThreadPoolExecutor, tiny: Tiny, folder: Path) -> str:
+        metrics = Metrics()
+        model = load_tiny(folder, pool, tiny, metrics)
+        predictor = Predictor(Decoder(2, Limits(), metrics), Bounds(9, 10), metrics)
+        await predictor.classify(model, [picture("red"), picture("green"), picture("red")], 5)
+        return metrics.render().decode()
+
+    with ThreadPoolExecutor(2) as pool:
+        tags = asyncio.run(
+            scenario(pool, replace(PRESENCE, thresholds={"red": 0.5, "green": 0.001, "blue": 1.0}), tmp_path / "a")
+        )
+        numbers = asyncio.run(scenario(pool, BRIGHTNESS, tmp_path / "b"))
+    counted = dict(re.findall(r'^candor_predictions_total\{label="(\w+)",model="tiny"\} (.*)$', tags, re.MULTILINE))
+    # an image without green has 0.002 of it
+    assert counted == {"red": "2.0", "green": "3.0"}
+    assert "candor_predictions_total{" not in numbers
+    assert 'candor_batch_size_sum{model="tiny"} 3.0' in numbers

@@ -11,13 +11,9 @@ import torch
 
 from models.decision import probabilities
 from models.metrics import negative_log_likelihood
-from models.recipe import Recipe
-from training.augment import Augment
 from training.calibrate import HIGHEST, LOWEST, calibrate, fit_temperature
 from training.normalise import Normalise
-from training.optim import default_lr, make_optimizer, make_schedule
 from training.pretrained import imagenet_labels
-from training.probe import fit_probe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,83 +90,6 @@ def test_normalise_is_pixel_over_255_less_mean_over_deviation() -> None:
     pixels = torch.tensor([[[[0, 128, 255]]]], dtype=torch.uint8)
     expected = [(0 - 0.5) / 0.2, (128 / 255 - 0.4) / 0.25, (1 - 0.3) / 0.5]
     torch.testing.assert_close(normalise(pixels)[0, :, 0, 0], torch.tensor(expected))
-
-
-def test_layer_rates_fall_geometrically_from_head_to_stem() -> None:
-    import timm
-
-    network = timm.create_model("resnet18", num_classes=3)
-    optimizer = make_optimizer(network, Recipe(stem_lr_scale=0.1), 1e-2)
-    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert rate[id(network.fc.weight)] == pytest.approx(1e-2)
-    assert rate[id(network.conv1.weight)] == pytest.approx(1e-3, rel=0.01)
-    assert rate[id(network.conv1.weight)] < rate[id(network.layer2[0].conv1.weight)] < rate[id(network.fc.weight)]
-    decayed = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert decayed[id(network.fc.weight)] == 0.05
-    assert decayed[id(network.bn1.weight)] == 0
-    assert decayed[id(network.fc.bias)] == 0
-    assert len(rate) == len(list(network.parameters()))
-
-
-def test_schedule_rises_then_falls_to_zero_and_keeps_the_shares() -> None:
-    optimizer = torch.optim.SGD(
-        [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}, {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.1}]
-    )
-    schedule = make_schedule(optimizer, steps=100, warmup=0.1)
-    rates = []
-    for _ in range(100):
-        rates.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        schedule.step()
-    head = [rate[0] for rate in rates]
-    assert head[9] == max(head) == pytest.approx(1.0)
-    assert head[:10] == sorted(head[:10])
-    assert head[10:] == sorted(head[10:], reverse=True)
-    assert head[-1] < 0.01
-    assert all(stem == pytest.approx(top * 0.1) for top, stem in rates)
-
-
-def test_default_rate_grows_with_the_square_root_of_the_batch() -> None:
-    assert default_lr(32) == pytest.approx(2e-4)
-    assert default_lr(128) == pytest.approx(4e-4)
-
-
-def test_augmentation_is_off_when_the_recipe_says_none() -> None:
-    images = torch.rand(4, 3, 16, 16)
-    assert Augment(Recipe(augment="none"))(images, torch.Generator()) is images
-
-
-def test_augmentation_repeats_under_a_seed_and_draws_for_each_image() -> None:
-    images = torch.rand(1, 3, 16, 16).expand(6, 3, 16, 16).contiguous()
-    augment = Augment(Recipe(augment="basic", flip=True))
-    first = augment(images, torch.Generator().manual_seed(1))
-    again = augment(images, torch.Generator().manual_seed(1))
-    other = augment(images, torch.Generator().manual_seed(2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert len({row.numpy().tobytes() for row in first}) == 6
-    assert first.shape == images.shape
-
-
-def test_flip_alone_mirrors_about_half_of_the_images() -> None:
-    images = torch.rand(200, 3, 4, 4)
-    still = {"min_crop": 1.0, "shift": 0.0, "brightness": 0.0, "contrast": 0.0}
-    flipped = Augment(Recipe(flip=True, **still))(images, torch.Generator().manual_seed(0))
-    mirrored = sum(torch.equal(a, b.flip(2)) for a, b in zip(flipped, images, strict=True))
-    kept = sum(torch.equal(a, b) for a, b in zip(flipped, images, strict=True))
-    assert mirrored + kept == 200
-    assert 70 < mirrored < 130
-
-
-def test_probe_separates_what_is_separable_and_takes_raw_embeddings() -> None:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(300) % 3
-    centres = torch.randn(3, 16, generator=generator) * 4
-    # A shift and a scale that standardisation must undo.
-    embeddings = (centres[labels] + torch.randn(300, 16, generator=generator)) * 50 + 1000
-    probe = fit_probe((embeddings[:200], labels[:200]), (embeddings[200:], labels[200:]), 3)
-    predicted = probe.logits(embeddings[200:]).argmax(axis=1)
-    assert (predicted == labels[200:].numpy()).mean() > 0.97
 
 
 def test_imagenet_labels_are_unique_and_the_two_cranes_have_their_synsets() -> None:

@@ -100,20 +100,6 @@ def test_weights_file_that_does_not_fit_is_refused(home: Path, tmp_path: Path, c
         assert words in refused(home, capsys, "fit", str(data), "--name", "birds", "backbone=resnet18", f"weights={file}")
 
 
-@pytest.mark.parametrize(
-    ("backbone", "licence"),
-    [("convnextv2_atto", "cc-by-nc"), ("convnext_tiny.dinov3_lvd1689m", "dinov3")],
-)
-def test_weights_that_forbid_commerce_are_refused_unless_allowed(backbone: str, licence: str) -> None:
-    import timm
-
-    from training.backbone import _forbids_commerce
-
-    found = timm.get_pretrained_cfg(backbone).license
-    assert found.startswith(licence)
-    assert _forbids_commerce(found) is (licence != "dinov3")
-
-
 def test_network_that_could_not_be_exported_is_refused_before_it_is_trained(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,3 +130,8 @@ def test_export_that_computes_something_else_is_not_published(tmp_path: Path, mo
     with pytest.raises(ParityError, match="logits differs from torch's by 0.01"):
         export.export(network, Normalise((0.5,) * 3, (0.5,) * 3), 32, unseen, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_recipe_that_is_neither_a_name_nor_a_file_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(home, capsys, "fit", "/no/such/folder", "--name", "birds", "--recipe", "fine_tun")
+    assert "recipe fine_tun cannot be read" in message

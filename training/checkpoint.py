@@ -1,0 +1,147 @@
+"""A run on disk: what is needed to go on after a stop as if there had been none.
+
+Tensors are safetensors and everything else is JSON: nothing is pickled. Draws depend on the seed and the number of the step
+alone, and rates on the step, so that weights, the average, the optimizer's moments and a counter are all there is to keep.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.artifact import write_synced
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_REQUEST, _STATE, _TENSORS = "request.json", "state.json", "checkpoint-{}.safetensors"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A point of a run: JSON-able progress, and tensors by name."""
+
+    progress: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+
+class Run:
+    """The folder of one run, below `CANDOR_HOME/runs`. It is removed when its version is published."""
+
+    def __init__(self, path: Path) -> None:
+        """Name a folder that exists."""
+        self.path = path
+
+    @classmethod
+    def start(cls, runs_root: Path, name: str, request: dict[str, Any]) -> Run:
+        """Make a folder for a new run of `name`; `request` says what was asked for, for `resume` to compare."""
+        runs_root.mkdir(parents=True, exist_ok=True)
+        run = cls(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs_root)))
+        write_synced(run.path / _REQUEST, json.dumps(request, indent=2).encode())
+        return run
+
+    @classmethod
+    def resume(cls, runs_root: Path, name: str, request: dict[str, Any]) -> Run:
+        """The newest run of `name` that was stopped.
+
+        Raises:
+            TrainingError: If there is none, or it was asked for something else.
+        """
+        found = [path.parent for path in runs_root.glob(f"{name}-????????/{_STATE}")]
+        if not found:
+            raise TrainingError(f"{runs_root} holds no checkpoint of {name!r}; run fit without --resume")
+        newest = max(found, key=lambda path: (path / _STATE).stat().st_mtime_ns)
+        before = json.loads((newest / _REQUEST).read_text())
+        other = sorted(key for key in before.keys() | request.keys() if before.get(key) != request.get(key))
+        if other:
+            raise TrainingError(
+                f"the run that was stopped ({newest.name}) had another {' and '.join(other)}; give the same data and recipe, or "
+                f"run fit without --resume"
+            )
+        return cls(newest)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write a checkpoint; a crash in between leaves the one before."""
+        number = int(self._state().get("number", 0)) + 1
+        file = self.path / _TENSORS.format(number)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}, file)
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        write_synced(self.path / _STATE, json.dumps({"number": number, **snapshot.progress}).encode())
+        (self.path / _TENSORS.format(number - 1)).unlink(missing_ok=True)
+
+    def load(self) -> Snapshot | None:
+        """The newest checkpoint, or None where there is none.
+
+        Raises:
+            TrainingError: If it cannot be read.
+        """
+        state = self._state()
+        if not state:
+            return None
+        file = self.path / _TENSORS.format(state["number"])
+        try:
+            return Snapshot(state, load_file(file))
+        except Exception as err:
+            raise TrainingError(f"{file} cannot be read ({err}); run fit without --resume") from err
+
+    def remove(self) -> None:
+        """Delete the folder: what it was for is published."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads((self.path / _STATE).read_text())
+        except FileNotFoundError:
+            return {}
+        return state
+
+
+def network_tensors(prefix: str, network: nn.Module) -> dict[str, torch.Tensor]:
+    """A network's weights and buffers under `prefix`; copies, since two names may share memory."""
+    return {f"{prefix}.{name}": tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def load_network(prefix: str, network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what `network_tensors` gave."""
+    start = f"{prefix}."
+    network.load_state_dict({name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)})
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """An optimizer's moments and counters, by the position of their parameter."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{position}.{key}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for position, entry in state.items()
+        for key, value in entry.items()
+        if value is not None
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave; rates and decays are the recipe's, and stay."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            position, _, key = rest.partition(".")
+            parameter = parameters[int(position)]
+            # In the parameter's memory format: the fused kernels go through both in the order of memory, and would pair a
+            # channels-last weight with another weight's moment.
+            fits = tensor.shape == parameter.shape
+            state.setdefault(int(position), {})[key] = torch.empty_like(parameter).copy_(tensor) if fits else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,155 @@
+"""The beginning that `fit` and `lr-find` share: from a folder and a recipe to decoded images and a network to train."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from models.dataset import SPLITS, scan
+from models.preprocess import standard_preprocessing
+from training import backbone
+from training.data import decode_all, default_image_size
+from training.device import pick_device, seed_everything
+from training.distributed import World, join, leave
+from training.loop import Setting
+from training.normalise import Normalise
+from training.objective import make_objective
+from training.probe import embed, fit_probe, install
+from training.progress import Events, say
+from training.stop import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from models.dataset import Dataset, Split
+    from models.manifest import Preprocessing
+    from models.recipe import Recipe
+    from training.backbone import Pretrained
+    from training.checkpoint import Snapshot
+    from training.data import Images
+    from training.device import Device
+    from training.objective import Objective
+    from training.probe import Probe
+
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything before the first step. `recipe` has its image size."""
+
+    dataset: Dataset
+    splits: dict[Split, Images]
+    pretrained: Pretrained
+    normalise: Normalise
+    preprocessing: Preprocessing
+    objective: Objective
+    recipe: Recipe
+    device: Device
+    world: World
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        assert self.recipe.image_size is not None  # noqa: S101 - `prepare` resolved it
+        return self.recipe.image_size
+
+
+def prepare(data: Path, recipe: Recipe, cache: Path) -> Prepared:
+    """Scan, build the network, decode.
+
+    Args:
+        data: Anything that `models.dataset.scan` understands.
+        recipe: Every choice.
+        cache: Where archives and large arrays may be kept.
+
+    Raises:
+        ContractError: If the data cannot be used.
+        TrainingError: If the recipe does not fit the data, or weights are missing.
+    """
+    seed_everything(recipe.seed)
+    device = pick_device(deterministic=recipe.deterministic)
+    world = join(device)
+    try:
+        dataset = scan(data, recipe.seed)
+        pretrained = backbone.create(recipe, len(dataset.labels))
+        size = recipe.image_size or default_image_size(dataset.of("train"), pretrained.image_size, recipe.seed)
+        # The largest centred square, whole: cutting further into it is for photographs of one thing in the middle.
+        preprocessing = standard_preprocessing(crop_ratio=1.0)
+        what = f"{len(dataset.labels)} labels" if dataset.task != "regression" else f"with a number ({dataset.labels[0]})"
+        say(f"{len(dataset.items)} images of {what}; {recipe.backbone} at {size} px, {device.describe()}")
+        dataset, splits = decode_all(dataset, preprocessing, size)
+        world.same("images", dataset.fingerprint())
+        _say_dataset(dataset, splits)
+        objective = make_objective(dataset.task, len(dataset.labels), recipe, splits["train"].targets)
+    except BaseException:
+        leave(world)
+        raise
+    return Prepared(
+        dataset=dataset,
+        splits=splits,
+        pretrained=pretrained,
+        normalise=Normalise(pretrained.mean, pretrained.std),
+        preprocessing=preprocessing,
+        objective=objective,
+        recipe=recipe.model_copy(update={"image_size": size, "task": dataset.task}),
+        device=device,
+        world=world,
+    )
+
+
+def setting_of(
+    prepared: Prepared,
+    stop: Stop | None = None,
+    events: Events | None = None,
+    save: Callable[[Snapshot], None] = lambda snapshot: None,
+) -> Setting:
+    """What `FineTuner` needs of it; without more, nobody stops it, is told, or keeps checkpoints."""
+    return Setting(
+        normalise=prepared.normalise,
+        objective=prepared.objective,
+        recipe=prepared.recipe,
+        device=prepared.device,
+        world=prepared.world,
+        stop=stop or Stop(),
+        events=events or Events(),
+        save=save if prepared.world.is_main else lambda snapshot: None,
+    )
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The probe, the embeddings that it was fitted on `[N, D]`, and the network's state with it as its head."""
+
+    probe: Probe
+    embeddings: dict[Split, torch.Tensor]
+    state: dict[str, torch.Tensor]
+
+
+def fit_head(prepared: Prepared) -> Probed:
+    """Fit the linear probe and start the head where the recipe says."""
+    network, objective = prepared.pretrained.network, prepared.objective
+    network.to(prepared.device.torch)
+    embeddings = embed(network, prepared.splits, prepared.normalise, prepared.device, prepared.world)
+    pairs = {split: (embeddings[split], objective.tensor(images.targets)) for split, images in prepared.splits.items()}
+    probe = fit_probe(pairs["train"], pairs.get("validation"), objective)
+    install(probe, network)
+    state = copy.deepcopy(network.state_dict())
+    if prepared.recipe.head_init == "zeros":
+        for parameter in network.get_classifier().parameters():  # type: ignore[operator]
+            torch.nn.init.zeros_(parameter)
+    return Probed(probe, embeddings, state)
+
+
+def _say_dataset(dataset: Dataset, splits: dict[Split, Images]) -> None:
+    say("  " + ", ".join(f"{split} {len(splits[split])}" for split in SPLITS if split in splits))
+    if dataset.skipped:
+        say(f"{len(dataset.skipped)} files were left out:")
+    for entry in dataset.skipped[:_NAMED]:
+        say(f"  {entry.path.relative_to(dataset.root)}: {entry.reason}")
+    if len(dataset.skipped) > _NAMED:
+        say(f"  and {len(dataset.skipped) - _NAMED} more")
