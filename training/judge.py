@@ -77,28 +77,28 @@ def _judge(logits: npt.NDArray[np.floating], targets: npt.NDArray[np.integer], t
     if not np.isfinite(raw).all():
         raise ValueError("a logit is not finite (NaN or infinity); the model's output cannot be judged")
     actual = np.asarray(targets, dtype=np.int64)
-    raw_top, _, raw_loss = _softmax(raw, actual)
-    top, second, loss = _softmax(raw / temperature, actual)
+    raw_top, raw_loss = _softmax(raw, actual)
+    top, loss = _softmax(raw / temperature, actual)
+    ordered = np.partition(raw, -2, axis=1)
     return Judged(
         actual=actual,
         predicted=raw.argmax(axis=1),
         p_predicted=top,
         p_actual=np.exp(-loss),
-        margin=top - second,
+        margin=top * np.abs(np.expm1((ordered[:, -2] - ordered[:, -1]) / temperature)),
         loss=loss,
         raw_p_predicted=raw_top,
         raw_loss=raw_loss,
     )
 
 
-def _softmax(logits: FloatArray, actual: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The largest and the second probability and the loss, `[N]` each, without the other K - 2."""
+def _softmax(logits: FloatArray, actual: IntArray) -> tuple[FloatArray, FloatArray]:
+    """The largest probability and the loss, `[N]` each."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     total = np.exp(shifted).sum(axis=1)
-    second = np.partition(shifted, -2, axis=1)[:, -2]
     # Of a difference of two nearly equal logarithms rounding may leave less than 0.
     loss = np.maximum(np.log(total) - shifted[np.arange(len(actual)), actual], 0.0)
-    return 1 / total, np.exp(second) / total, loss
+    return 1 / total, loss
 
 
 def rate(count: int, of: int) -> Rate | None:

@@ -34,7 +34,7 @@ MOST_SUSPECTS = 200
 SHRINKAGE = 0.3
 _ROWS = 8192
 # Logits that the temperature is fitted on: enough for one number.
-_MOST_LOGITS = 4_000_000
+_MOST_LOGITS = 1_000_000
 _METHOD = (
     f"Each image was judged by a linear model fitted on the other four fifths ({FOLDS} folds), on features from before "
     "fine-tuning, and is in doubt where another label is at least as probable as is usual for images of that label (confident "

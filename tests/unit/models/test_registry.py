@@ -18,13 +18,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from models.artifact import Artifact
+from models.artifact import Artifact, verify
 from models.errors import ArtifactError, ConflictError, ManifestError, NothingToRollBackError, RegistryError, UnknownModelError
 from models.registry import HISTORY, Aliases, Registry, parse_reference
 from tests.support.artifacts import MODEL, make_confidence, make_manifest, write_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from models.manifest import Manifest
 
 NO_MODEL = "is not a model; write name or name:version, such as birds or birds:3, in small letters"
 ROOT = Path(__file__).parents[3]
@@ -528,6 +530,28 @@ def test_threads_that_publish_at_once_get_different_versions_and_nothing_is_mixe
         published = list(pool.map(publish_one, range(6)))
 
     assert_apart(registry, published)
+
+
+def test_what_finishes_a_version_knows_its_number_even_where_others_publish_at_once(registry: Registry, tmp_path: Path) -> None:
+    barrier = threading.Barrier(6)
+
+    def finish(folder: Path, manifest: Manifest) -> None:
+        (folder / "report.html").write_text(manifest.reference)
+
+    def publish_one(number: int) -> int:
+        source = write_files(tmp_path / f"source{number}")
+        barrier.wait()
+        version = registry.publish(source, make_manifest(), finish).version
+        assert not (source / "report.html").exists()
+        return version
+
+    with ThreadPoolExecutor(6) as pool:
+        versions = sorted(pool.map(publish_one, range(6)))
+
+    assert versions == [1, 2, 3, 4, 5, 6]
+    for version in versions:
+        assert (registry.path("birds", version) / "report.html").read_text() == f"birds:{version}"
+        assert "report.html" in verify(registry.path("birds", version)).files
 
 
 _PUBLISH = """
