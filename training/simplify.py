@@ -32,18 +32,21 @@ def simplified(network: nn.Module, images: torch.Tensor) -> nn.Module:
         network: A timm network in evaluation mode. Not changed.
         images: Normalised floats `[N, 3, H, W]` to run it on.
     """
-    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    for module in plain.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
-    images = images.contiguous()
-    folded = copy.deepcopy(plain)
+    folded = _plain_copy(network)
     for convolution, name, norm in list(_followed_by_norm(folded, images)):
         fused = fuse_conv_bn_eval(convolution, norm)
         convolution.weight, convolution.bias = fused.weight, fused.bias
         rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
         folded.set_submodule(name, rest)
-    return folded if _agree(plain, folded, images) else plain
+    return folded if _agree(network, folded, images) else _plain_copy(network)
+
+
+def _plain_copy(network: nn.Module) -> nn.Module:
+    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for module in plain.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False
+    return plain
 
 
 def _followed_by_norm(network: nn.Module, images: torch.Tensor) -> Iterator[tuple[nn.Conv2d, str, nn.BatchNorm2d]]:
@@ -68,7 +71,9 @@ def _followed_by_norm(network: nn.Module, images: torch.Tensor) -> Iterator[tupl
     for hook in hooks:
         hook.remove()
     for name, module in network.named_modules():
-        if module in takes and calls.count(module) == calls.count(takes[module]) == 1:
+        once = module in takes and calls.count(module) == calls.count(takes[module]) == 1
+        # A norm without statistics of its own takes them from the batch, and is no constant to fold.
+        if once and module.running_mean is not None:
             yield takes[module], name, module  # type: ignore[misc]
 
 

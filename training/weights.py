@@ -19,7 +19,7 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from models.artifact import MANIFEST, WEIGHTS, read_manifest
+from models.artifact import MANIFEST, WEIGHTS, verify
 from training.errors import TrainingError, WeightsUnavailableError
 from training.progress import say
 
@@ -90,7 +90,7 @@ def pretrained_config(name: str) -> PretrainedCfg:
     if tag and name not in timm.list_pretrained(f"{architecture}.*"):
         tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
         raise TrainingError(f"recipe.backbone {name!r}: {architecture} has no weights with the tag {tag!r}; there are: {tags}")
-    return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg(architecture=architecture)
+    return timm.get_pretrained_cfg(name, allow_unregistered=False)
 
 
 def licence(config: PretrainedCfg) -> str:
@@ -157,16 +157,17 @@ def _on_disk(name: str, config: PretrainedCfg, path: Path) -> Source:
             f"{where} is not a file or folder; expected safetensors or a torch state dict of {name}, or a folder with {_FOLDER}"
         )
     if (path / MANIFEST).is_file():
-        card = read_manifest(path).backbone
-        _require_same(where, card.name, name)
-        return Source(f"{path.name}/{WEIGHTS}", card.licence, lambda: _fill(name, config, path / WEIGHTS, where))
+        manifest = verify(path)
+        _require_same(where, manifest.backbone.name, name)
+        terms, description = manifest.backbone.licence, f"version {manifest.reference}"
+        return Source(description, terms, lambda: _fill(name, config, path / WEIGHTS, where))
     try:
         stored = json.loads((path / "config.json").read_text())
-        architecture, terms = str(stored["architecture"]), stored.get("pretrained_cfg", {}).get("license")
+        architecture, stated = str(stored["architecture"]), stored.get("pretrained_cfg", {}).get("license")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise WeightsUnavailableError(f"{where} is a folder without {_FOLDER} ({_reason(err)})") from err
     _require_same(where, architecture, name)
-    return Source(f"folder {path.name}", terms or _local_licence(config), lambda: _from_folder(name, path, where))
+    return Source(f"folder {path.name}", stated or _local_licence(config), lambda: _from_folder(name, path, where))
 
 
 def _local_licence(config: PretrainedCfg) -> str:
@@ -197,7 +198,7 @@ def _fill(name: str, config: PretrainedCfg, path: Path, where: str) -> nn.Module
     if not state:
         raise WeightsUnavailableError(f"{where} holds no tensors; expected those of {name}")
     labels = _num_labels(state, config)
-    overlay = {"state_dict": state, "num_classes": labels, "label_offset": 0, "custom_load": False}
+    overlay = {"state_dict": state, "num_classes": labels, "custom_load": False}
     try:
         network: Any = timm.create_model(name, pretrained=True, num_classes=labels, pretrained_cfg_overlay=overlay)
     except Exception as err:

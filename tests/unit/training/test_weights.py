@@ -13,7 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
+from models.artifact import seal
+from models.errors import ArtifactError
+from models.manifest import Backbone
 from models.recipe import Recipe
+from tests.support.artifacts import make_manifest, write_files
 from training import weights
 from training.backbone import create
 from training.errors import LicenceError, TrainingError, WeightsUnavailableError
@@ -160,7 +164,7 @@ def test_folder_of_timm_brings_weights_preprocessing_and_licence(tmp_path: Path)
 def test_version_of_the_registry_is_fine_tuned_again_with_another_head(fitted: Fitted) -> None:
     folder = fitted.registry.path("colours", 1)
     theirs = load_file(folder / "weights.safetensors")
-    for path, description in ((folder, "1/weights.safetensors"), (folder / "weights.safetensors", "file weights.safetensors")):
+    for path, description in ((folder, "version colours:1"), (folder / "weights.safetensors", "file weights.safetensors")):
         made = create(Recipe(backbone="resnet18", weights=str(path)), 5)
         ours = made.network.state_dict()
         assert made.weights == description
@@ -168,6 +172,22 @@ def test_version_of_the_registry_is_fine_tuned_again_with_another_head(fitted: F
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs if not name.startswith("fc."))
     with pytest.raises(WeightsUnavailableError, match="holds resnet18, and recipe.backbone is resnet34"):
         create(Recipe(backbone="resnet34", weights=str(folder)), 5)
+
+
+def test_version_that_began_with_weights_that_forbid_commerce_inherits_that(tmp_path: Path) -> None:
+    card = Backbone(name=TINY, weights="hub", licence="cc-by-nc-4.0")
+    write_files(tmp_path / "1")
+    theirs = network(num_classes=3)
+    saved(tmp_path / "1" / "weights.safetensors", theirs)
+    seal(tmp_path / "1", make_manifest(backbone=card))
+    with pytest.raises(LicenceError, match="are cc-by-nc-4.0"):
+        create(recipe(tmp_path / "1"), 2)
+    made = create(recipe(tmp_path / "1", allow_noncommercial=True), 2)
+    assert (made.weights, made.licence) == ("version birds:1", "cc-by-nc-4.0")
+    assert same_body(made.network, theirs)
+    (tmp_path / "1" / "weights.safetensors").write_bytes(b"altered")
+    with pytest.raises(ArtifactError, match="weights.safetensors"):
+        create(recipe(tmp_path / "1"), 2)
 
 
 def test_folder_of_another_network_or_without_its_files_is_refused(tmp_path: Path) -> None:
@@ -215,6 +235,21 @@ def test_cached_weights_are_used_without_asking_the_network(cache: Path, monkeyp
     assert same_body(made.network, theirs)
     assert (made.weights, made.licence) == ("hub timm/test_resnet.r160_in1k", "apache-2.0")
     assert weights.place(timm.get_pretrained_cfg(TINY)) == "cache"
+
+
+def test_weights_that_have_an_address_and_no_hub_are_found_in_torchs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    name = "legacy_seresnet18"
+    config = timm.get_pretrained_cfg(name)
+    assert weights.place(config) is None
+    theirs = network(name)
+    path = saved(tmp_path / "torch" / "hub" / "checkpoints" / config.url.rpartition("/")[2], theirs)
+    assert weights.cached_file(config) == path
+    made = create(Recipe(backbone=name), 4)
+    assert torch.equal(made.network.layer0.conv1.weight, theirs.layer0.conv1.weight)
+    assert made.weights == f"hub {config.url}"
 
 
 def test_damaged_cache_is_named(cache: Path) -> None:
