@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from models.frozen import Frozen
-from models.scores import SplitMetrics
+from models.scores import SplitMetrics  # noqa: TC001 - pydantic reads the annotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
