@@ -14,7 +14,7 @@ FASTAI := benchmarks/.venv-fastai
 FASTAI_LOCK := benchmarks/requirements-fastai.txt
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: help install run fit lint fmt types imports unit check test lock bench-training clean
+.PHONY: help install run fit lint fmt types imports unit check test lock bench-training gpu-check clean
 
 help:  ## explain the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ $(FASTAI)/.installed: $(FASTAI_LOCK) | $(STAMP)
 	@echo "installing $(FASTAI_LOCK)"
 	@VIRTUAL_ENV=$(FASTAI) $(UV) pip sync --quiet --require-hashes $(FASTAI_LOCK)
 	@touch $@
+
+gpu-check: install  ## does this GPU train as the CPU does, in mixed precision, and how fast (5 minutes; ARGS=--rehearse without a GPU)
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 clean:  ## remove the environment and all state (trained models too)
 	rm -rf $(VENV) $(FASTAI) var .pytest_cache .mypy_cache .ruff_cache

@@ -61,9 +61,9 @@ def write_training(folder: Path, pictures: Pictures, training_images: int, seed:
 
 
 def write_test(folder: Path, pictures: Pictures, test_images: int = TEST_IMAGES) -> None:
-    """Write class folders with the first images of each label of the official test set."""
+    """Write class folders with the last images of each label of the official test set: no recipe was tried out on them."""
     for index, label in enumerate(LABELS):
-        _write(folder / label, pictures[0], np.flatnonzero(pictures[1] == index)[:test_images], test_images)
+        _write(folder / label, pictures[0], np.flatnonzero(pictures[1] == index)[-test_images:], test_images)
 
 
 def _write(folder: Path, images: npt.NDArray[np.uint8], positions: npt.NDArray[np.intp], count: int) -> None:

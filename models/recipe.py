@@ -118,7 +118,7 @@ class Recipe(BaseModel):
     lr: Rate = Field(
         default=None,
         description="rate of the head; slice(low, high) gives the stem's too; auto searches for it; "
-        "default by rule: adamw 2e-4, adam 1e-3, sgd 1e-2, rmsprop 1e-4, at 32 images a step",
+        "default by rule: adamw and adam 1e-3, sgd 1e-2, rmsprop 1e-4, at 32 images a step",
     )
     stem_lr_scale: float = Field(default=0.1, gt=0, le=1, description="rate of the first layer as a share of the head's")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd and rmsprop; the first beta of adam and adamw")

@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     published = commands.add_parser("publish-pretrained", help="publish an ImageNet classifier as it comes")
     published.add_argument("--name", required=True, help="the model's name")
     _add_recipe(published)
+    backbones = commands.add_parser("backbones", help="list the networks to choose from")
+    backbones.add_argument("pattern", nargs="?", help="also every other CNN of timm that matches, as in 'convnext*'")
     sample = commands.add_parser("sample-data", help="unpack the sample data (Fashion-MNIST, 10 labels, 4,200 images)")
     sample.add_argument("folder", type=Path)
     commands.add_parser("quickstart", help="publish imagenet and fashion where they are missing (make run does)")
@@ -151,6 +153,14 @@ def _publish_pretrained(options: argparse.Namespace, registry: Registry, setting
     return publish_pretrained(options.name, recipe, registry, settings.runs_root).reference
 
 
+def _backbones(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    from training.catalogue import table
+
+    for line in table(options.pattern):
+        sys.stdout.write(f"{line}\n")
+    return ""
+
+
 def _sample_data(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
     from training.sample import unpack_sample
 
@@ -170,6 +180,7 @@ _COMMANDS = {
     "fit": _fit,
     "lr-find": _lr_find,
     "publish-pretrained": _publish_pretrained,
+    "backbones": _backbones,
     "sample-data": _sample_data,
     "quickstart": _quickstart,
 }

@@ -7,8 +7,8 @@ alone writes and talks.
 
 from __future__ import annotations
 
+import inspect
 import os
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,11 +108,7 @@ def join(device: Device) -> World:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
     distributed.init_process_group("nccl" if device.is_cuda else "gloo", timeout=_TIMEOUT)
-    world = World(distributed.get_rank(), distributed.get_world_size())
-    if not world.is_main:
-        # Bars and sentences of every rank at once would be read by nobody. Errors still reach torchrun.
-        sys.stderr.flush()
-    return world
+    return World(distributed.get_rank(), distributed.get_world_size())
 
 
 def leave(world: World) -> None:
@@ -128,9 +124,13 @@ def replicate(network: nn.Module, world: World, device: Device) -> nn.Module:
     """
     if world.is_alone:
         return network
-    ids = [device.torch.index or 0] if device.is_cuda else None
+    wrap: Any = nn.parallel.DistributedDataParallel
     # Statistics of batch norm are averaged by `average_statistics`, not overwritten with rank 0's at every step.
-    return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    spelt = inspect.signature(wrap).parameters
+    alone = {"forward_sync_buffers" if "forward_sync_buffers" in spelt else "broadcast_buffers": False}
+    ids = [device.torch.index or 0] if device.is_cuda else None
+    replica: nn.Module = wrap(network, device_ids=ids, gradient_as_bucket_view=True, **alone)
+    return replica
 
 
 def average_statistics(networks: Sequence[nn.Module], world: World) -> None:

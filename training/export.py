@@ -23,6 +23,7 @@ from torch import nn
 from models.decision import largest_difference, unit_of_difference
 from models.manifest import MAX_CAM_LABELS, OutputSpec
 from training.errors import ParityError
+from training.simplify import simplified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,7 +61,8 @@ class ServingGraph(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """uint8 `[N, H, W, 3]` to logits `[N, K]`, embedding `[N, D]` and cam `[N, K, h, w]` or feature map."""
-        features = self.network.forward_features(self.normalise(image))  # type: ignore[operator]
+        # Plainly laid out, as `simplified` wants it; what was read as [N, 3, H, W] is still [N, H, W, 3] in memory.
+        features = self.network.forward_features(self.normalise(image).contiguous())  # type: ignore[operator]
         embedding = self.network.forward_head(features, pre_logits=True)  # type: ignore[operator]
         head = self.network.get_classifier()  # type: ignore[operator]
         logits = head(embedding)
@@ -90,11 +92,12 @@ def export(
     """
     network, normalise = network.cpu().eval(), normalise.cpu()
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
-    graph = ServingGraph(network, normalise, has_cam=_has_exact_cam(network, normalise, unseen)).eval()
-    third = "cam" if graph.has_cam else "feature_map"
+    has_cam = _has_exact_cam(network, normalise, unseen)
+    third = "cam" if has_cam else "feature_map"
+    plain = simplified(network, normalise(torch.from_numpy(unseen[:1])))
     with torch.inference_mode(), _quiet():
         program = torch.onnx.export(
-            graph,
+            ServingGraph(plain, normalise, has_cam=has_cam).eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -108,7 +111,7 @@ def export(
     program.save(str(path), external_data=False)
     onnx.checker.check_model(str(path), full_check=True)
     try:
-        difference = _check_parity(graph, path, unseen, task)
+        difference = _check_parity(ServingGraph(network, normalise, has_cam=has_cam).eval(), path, unseen, task)
     except ParityError:
         path.unlink()
         raise

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from models.dataset import SPLITS
-from models.manifest import DatasetCard, check_name
+from models.manifest import DatasetCard, canonical_json, check_name
 from training.checkpoint import Run
 from training.distributed import leave
-from training.history import History, Sweep
+from training.history import HISTORY, History, Sweep
 from training.loop import FineTuned, FineTuner
 from training.lr_finder import find_lr, say_sweep
 from training.plan import Plan, make_plan
@@ -170,8 +170,13 @@ def _publish(name: str, prepared: Prepared, trained: _Trained, run: Run, registr
         calibration=trained.verdict.calibration,
         metrics=trained.verdict.metrics,
         golden_pool=_golden_pool(prepared.splits),
+        add_files=lambda folder, manifest: _add_files(folder, trained),
     )
     return publish(publication, registry, run.path)
+
+
+def _add_files(folder: Path, trained: _Trained) -> None:
+    (folder / HISTORY).write_bytes(canonical_json(trained.history))
 
 
 def _golden_pool(splits: dict[Split, Images]) -> np.ndarray:

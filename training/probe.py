@@ -45,7 +45,7 @@ class Probe:
         return (embeddings @ self.weight.T + self.bias).numpy()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed(
     network: nn.Module, splits: Mapping[Split, Images], normalise: Normalise, device: Device, world: World
 ) -> dict[Split, torch.Tensor]:
@@ -67,8 +67,7 @@ def embed(
                 parts.append(network.forward_head(features, pre_logits=True).cpu())  # type: ignore[operator]
                 done.update()
             embeddings[split] = world.gather(torch.cat(parts))
-    # Ordinary tensors again: the probe is fitted by gradients.
-    return {split: rows.clone() for split, rows in embeddings.items()}
+    return embeddings
 
 
 def fit_probe(

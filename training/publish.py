@@ -34,6 +34,8 @@ from training.export import export, open_session
 from training.progress import say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from models.manifest import Preprocessing
@@ -80,6 +82,8 @@ class Publication:
     calibration: Calibration
     metrics: Metrics | None
     golden_pool: npt.NDArray[np.uint8]
+    # Writes further files into the artifact's folder, from its card.
+    add_files: Callable[[Path, Manifest], None] = lambda folder, manifest: None
 
 
 def publish(publication: Publication, registry: Registry, runs_root: Path) -> Manifest:
@@ -115,6 +119,7 @@ def _publish(publication: Publication, registry: Registry, folder: Path) -> Mani
     confidence.check_fits(manifest)
     (folder / CONFIDENCE).write_bytes(canonical_json(confidence))
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
+    publication.add_files(folder, manifest)
     return registry.publish(folder, manifest)
 
 

@@ -47,11 +47,10 @@ def test_two_processes_take_the_steps_of_one_and_end_with_equal_weights(tmp_path
         assert done.returncode == 0, done.stderr
     alone = json.loads((tmp_path / "0-of-1.json").read_text())
     first, second = (json.loads((tmp_path / f"{rank}-of-2.json").read_text()) for rank in (0, 1))
-    # Trained batch norm sees half a batch in each process, so only frozen batch norm is the same to rounding.
-    tolerance = 1e-4 if not keys else 0.1
-    for one, two in zip(alone, first, strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=tolerance)
-        assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=2 * tolerance)
+    # Trained batch norm sees half a batch in each process, and so is another network; frozen it is the same to rounding.
+    for one, two in zip(alone, first, strict=True) if not keys else ():
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-4)
     assert [entry["loss"] for entry in first] == [entry["loss"] for entry in second]
     assert [entry["validation_loss"] for entry in first] == [entry["validation_loss"] for entry in second]
     for kind in ("last", "ema"):

@@ -64,11 +64,12 @@ def test_seed_decides_the_draw(tmp_path: Path, folder: Path, pictures: fashion.P
     assert drawn(tmp_path / "4") != drawn(folder)
 
 
-def test_test_folder_holds_the_first_of_each_label(tmp_path: Path, pictures: fashion.Pictures) -> None:
+def test_test_folder_holds_the_last_of_each_label(tmp_path: Path, pictures: fashion.Pictures) -> None:
     fashion.write_test(tmp_path / "test", pictures, test_images=3)
     bags = sorted(number(file) for file in (tmp_path / "test" / "bag").iterdir())
     index = fashion.LABELS.index("bag")
-    assert bags == [index, index + 10, index + 20]
+    count = (pictures[1] == index).sum()
+    assert bags == [index + 10 * (count - left) for left in (3, 2, 1)]
 
 
 def test_too_few_images_are_refused(tmp_path: Path, pictures: fashion.Pictures) -> None:

@@ -100,20 +100,6 @@ def test_weights_file_that_does_not_fit_is_refused(home: Path, tmp_path: Path, c
         assert words in refused(home, capsys, "fit", str(data), "--name", "birds", "backbone=resnet18", f"weights={file}")
 
 
-@pytest.mark.parametrize(
-    ("backbone", "licence"),
-    [("convnextv2_atto", "cc-by-nc"), ("convnext_tiny.dinov3_lvd1689m", "dinov3")],
-)
-def test_weights_that_forbid_commerce_are_refused_unless_allowed(backbone: str, licence: str) -> None:
-    import timm
-
-    from training.backbone import _forbids_commerce
-
-    found = timm.get_pretrained_cfg(backbone).license
-    assert found.startswith(licence)
-    assert _forbids_commerce(found) is (licence != "dinov3")
-
-
 def test_network_that_could_not_be_exported_is_refused_before_it_is_trained(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
