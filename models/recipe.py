@@ -102,11 +102,14 @@ class Recipe(BaseModel):
 
     image_size: int | None = Field(default=None, ge=32, le=1024, description="pixels a side; auto: the backbone's, or 96")
     epochs: int | None = Field(
-        default=None, ge=0, le=1000, description="epochs with all layers; 0 keeps the frozen body; auto: by size"
+        default=None,
+        ge=0,
+        le=1000,
+        description="epochs with all layers; 0 keeps the frozen body; auto: 6, or what fits budget_minutes",
     )
     freeze_epochs: int = Field(default=0, ge=0, le=1000, description="epochs before them in which only the head trains")
     budget_minutes: float | None = Field(
-        default=None, gt=0, description="what auto epochs may take; auto: 1 on a CPU, 60 on a GPU"
+        default=None, gt=0, description="what auto epochs may take; auto: 2 on a CPU, 60 on a GPU"
     )
     batch_size: int | None = Field(default=None, ge=2, le=4096, description="images a step; auto: by size of the data")
     accumulate: int = Field(default=1, ge=1, le=256, description="parts that a step's images are computed in, to save memory")

@@ -25,7 +25,7 @@ from models.errors import ConflictError, NothingToRollBackError, RegistryError, 
 from models.manifest import NAME_PATTERN, Confidence, Manifest, check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HISTORY = 50
 _FOLDER_MODE, _FILE_MODE = 0o755, 0o644
@@ -135,7 +135,7 @@ class Registry:
         self.path(name, version)
         return name, version
 
-    def publish(self, source: Path, manifest: Manifest) -> Manifest:
+    def publish(self, source: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None = None) -> Manifest:
         """Make the files in `source` the next version of `manifest.name`, all of them at once.
 
         The first version of a name becomes its production version.
@@ -143,6 +143,8 @@ class Registry:
         Args:
             source: A folder with the artifact's files. It is copied, never changed.
             manifest: The card; `version` and `files` are filled in here.
+            finish: Writes what names the version, such as a report, into the copy that is about to be it; called again
+                where somebody else took that number first.
 
         Returns:
             The manifest as published.
@@ -156,7 +158,7 @@ class Registry:
         staging = self.root / name / f".publishing-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             shutil.copytree(source, staging)
-            sealed = self._rename_into_place(staging, folder, manifest)
+            sealed = self._rename_into_place(staging, folder, manifest, finish)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         now = self.aliases(name)
@@ -217,11 +219,16 @@ class Registry:
             ),
         )
 
-    def _rename_into_place(self, staging: Path, folder: Path, manifest: Manifest) -> Manifest:
+    def _rename_into_place(
+        self, staging: Path, folder: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None
+    ) -> Manifest:
         """Rename fails on a folder that is not empty, and a version never is: so the number is taken exclusively."""
         while True:
             version = max((int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal()), default=0) + 1
-            sealed = artifact.seal(staging, manifest.model_copy(update={"version": version}))
+            numbered = manifest.model_copy(update={"version": version})
+            if finish is not None:
+                finish(staging, numbered)
+            sealed = artifact.seal(staging, numbered)
             _make_readable(staging)
             try:
                 staging.rename(folder / str(version))

@@ -18,6 +18,7 @@ from models.errors import ContractError
 from models.recipe import Recipe
 from models.registry import Registry
 from models.settings import read_home_settings
+from training import recipes
 from training.errors import Preempted, TrainingError
 from training.progress import is_main
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 # 75 is sysexits' EX_TEMPFAIL: come again.
 EXIT_INPUT, EXIT_CHECKPOINTED, EXIT_INTERRUPTED = 2, 75, 130
-RECIPES = Path(__file__).with_name("recipes")
 # How long torch's OpenMP threads spin before they sleep, in libgomp's iterations; read when torch is imported. Its default
 # is longer than the gaps between layers, so that beside another busy process threads spin away the time of the one that
 # they wait for. On two cores this is as fast as any value when alone; OMP_WAIT_POLICY=passive is twice as fast beside a busy
@@ -101,8 +101,9 @@ _DATA = "class folders, or train/ val/ calibration/ test/ with class folders in 
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
-    parser.add_argument("--recipe", metavar="NAME|FILE", help=f"{names}; or a TOML file with any of the keys below")
+    parser.add_argument(
+        "--recipe", metavar="NAME|FILE", help=f"{', '.join(recipes.names())}; or a TOML file with any of the keys below"
+    )
     keys = parser.add_argument_group("recipe keys, as --key value or key=value")
     for key, field in Recipe.model_fields.items():
         default = "auto" if field.default is None else field.default
@@ -112,15 +113,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     flags = [f"{key}={value}" for key in Recipe.model_fields if (value := getattr(options, f"recipe_{key}")) is not None]
-    return Recipe.load(_recipe_file(options.recipe), [*options.overrides, *flags])
-
-
-def _recipe_file(recipe: str | None) -> Path | None:
-    """A recipe of ours by its name, or any file."""
-    if recipe is None:
-        return None
-    ours = RECIPES / f"{recipe}.toml"
-    return ours if ours.parent == RECIPES and ours.is_file() and not Path(recipe).exists() else Path(recipe)
+    return Recipe.load(recipes.path_of(options.recipe), [*options.overrides, *flags])
 
 
 def _fit(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,14 +12,18 @@ from models.manifest import DatasetCard, canonical_json, check_name
 from training.checkpoint import Run
 from training.distributed import leave
 from training.history import HISTORY, History, Sweep
+from training.interpret import interpret
 from training.loop import FineTuned, FineTuner
 from training.lr_finder import find_lr, say_sweep
 from training.plan import Plan, make_plan
 from training.prepare import fit_head, prepare, setting_of
 from training.progress import Events, say
 from training.publish import Publication, publish
+from training.report import write_report, write_review
 from training.selection import choose, report
 from training.stop import Stop
+from training.subject import Outputs, Subject
+from training.thumbnails import make_thumbnails
 from training.watch import judge
 
 if TYPE_CHECKING:
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
     from models.registry import Registry
     from training.checkpoint import Snapshot
     from training.data import Images
-    from training.prepare import Prepared, Probed
+    from training.prepare import Prepared
     from training.selection import Candidate, Verdict
 
 
@@ -94,8 +99,7 @@ class _Trained:
     verdict: Verdict
     plan: Plan
     history: History
-    probed: Probed
-    tuner: FineTuner
+    outputs: dict[Split, Outputs]
 
 
 def _train(prepared: Prepared, run: Run, options: Options) -> _Trained:
@@ -114,6 +118,7 @@ def _train(prepared: Prepared, run: Run, options: Options) -> _Trained:
         tuned = {"last": result.last, "ema": result.ema}
         states |= {candidate: weights.state_dict() for candidate, weights in tuned.items()}
 
+    @functools.cache
     def outputs(candidate: Candidate, split: Split) -> np.ndarray:
         if candidate == "probe":
             return objective.in_units(probed.probe.logits(probed.embeddings[split]))
@@ -126,7 +131,11 @@ def _train(prepared: Prepared, run: Run, options: Options) -> _Trained:
     temperature = verdict.calibration.temperature
     overfit = judge(epochs, temperature.value if temperature.images else None)
     history = History(epochs=epochs, sweep=sweep, overfit=overfit)
-    return _Trained(verdict, plan, history, probed, tuner)
+    reviewed = {
+        split: Outputs(images, outputs(verdict.chosen, split), probed.embeddings[split].numpy())
+        for split, images in sorted(splits.items())
+    }
+    return _Trained(verdict, plan, history, reviewed)
 
 
 def _plan(tuner: FineTuner, prepared: Prepared, resumed: Snapshot | None) -> tuple[Plan, Sweep | None]:
@@ -170,13 +179,28 @@ def _publish(name: str, prepared: Prepared, trained: _Trained, run: Run, registr
         calibration=trained.verdict.calibration,
         metrics=trained.verdict.metrics,
         golden_pool=_golden_pool(prepared.splits),
-        add_files=lambda folder, manifest: _add_files(folder, trained),
+        add_files=lambda folder: _add_files(folder, prepared, trained),
+        finish=write_report,
     )
     return publish(publication, registry, run.path)
 
 
-def _add_files(folder: Path, trained: _Trained) -> None:
+def _add_files(folder: Path, prepared: Prepared, trained: _Trained) -> None:
+    """What people and the service ask of a version besides its answers: how it was trained, and what it is unsure of."""
     (folder / HISTORY).write_bytes(canonical_json(trained.history))
+    say("reviewing what it is sure and unsure of")
+    calibration = trained.verdict.calibration
+    subject = Subject(
+        task=prepared.dataset.task,
+        labels=prepared.dataset.labels,
+        outputs=trained.outputs,
+        temperature=calibration.temperature.value,
+        root=prepared.dataset.root,
+        thresholds=calibration.thresholds,
+        unit=prepared.recipe.unit,
+    )
+    review = interpret(subject)
+    write_review(folder, review, make_thumbnails(review, trained.outputs))
 
 
 def _golden_pool(splits: dict[Split, Images]) -> np.ndarray:

@@ -19,7 +19,7 @@ from training.history import Sweep
 from training.loop import FineTuner
 from training.optim import default_lr
 from training.plan import default_batch_size
-from training.plots import plot_sweep
+from training.plots import LIGHT, sweep_curve
 from training.prepare import fit_head, prepare, setting_of
 from training.progress import bar, say
 
@@ -66,7 +66,7 @@ def lr_find(data: Path, recipe: Recipe, out: Path, cache: Path) -> float:
     if prepared.world.is_main:
         out.mkdir(parents=True, exist_ok=True)
         (out / "lr-find.json").write_bytes(canonical_json(sweep))
-        (out / "lr-find.png").write_bytes(plot_sweep(sweep))
+        (out / "lr-find.png").write_bytes(sweep_curve(sweep, LIGHT))
         say(f"  wrote {out / 'lr-find.json'} and {out / 'lr-find.png'}")
     return sweep.chosen
 

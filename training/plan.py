@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from models.recipe import Recipe
 
 Phase = Literal["frozen", "unfrozen"]
-_CPU_BUDGET_MINUTES = 1.0
+_CPU_BUDGET_MINUTES = 2.0
 _CUDA_BUDGET_MINUTES = 60.0
-_LEAST_EPOCHS, _MOST_EPOCHS = 6, 40
-_LEAST_AFFORDABLE = 2
+_WANTED_EPOCHS, _LEAST_EPOCHS = 6, 2
 # fastai's frozen phase ends at its highest rate and leaves the descent to the next phase.
 _FROZEN_WARMUP = 0.99
 
@@ -85,7 +84,7 @@ def rule_lr(recipe: Recipe, batch_size: int) -> float:
 
 
 def make_plan(recipe: Recipe, images: int, *, is_cuda: bool, world: int, seconds_per_step: Callable[[int], float]) -> Plan:
-    """Resolve batch size, rate and epochs; epochs by the size of the data, then by what the device can afford.
+    """Resolve batch size, rate and epochs; epochs by what the device can afford.
 
     Args:
         recipe: What was asked for.
@@ -99,19 +98,15 @@ def make_plan(recipe: Recipe, images: int, *, is_cuda: bool, world: int, seconds
     steps = max(1, images // batch_size)
     epochs = recipe.epochs
     if epochs is None:
-        epochs = _affordable_epochs(recipe, images, steps * seconds_per_step(batch_size), is_cuda=is_cuda)
+        epochs = _affordable_epochs(recipe, steps * seconds_per_step(batch_size), is_cuda=is_cuda)
     lr = rule_lr(recipe, batch_size)
     return Plan(batch_size, lr, epochs, recipe.freeze_epochs, recipe.freeze_lr or min(1.0, 2 * lr), steps)
 
 
-def _affordable_epochs(recipe: Recipe, images: int, epoch_s: float, *, is_cuda: bool) -> int:
-    """20 * sqrt(5000 / N) epochs, 6 to 40, cut to what the time budget buys, but never below 2."""
-    wanted = int(np.clip(round(20 * math.sqrt(5000 / images)), _LEAST_EPOCHS, _MOST_EPOCHS))
+def _affordable_epochs(recipe: Recipe, epoch_s: float, *, is_cuda: bool) -> int:
+    """Six epochs (docs/experiments.md), cut to what the time budget buys, but never below two."""
     budget_s = 60 * (recipe.budget_minutes or (_CUDA_BUDGET_MINUTES if is_cuda else _CPU_BUDGET_MINUTES))
-    epochs = min(wanted, max(_LEAST_AFFORDABLE, int(budget_s / epoch_s)))
-    if epochs < wanted:
-        say(
-            f"{epochs} epochs fit {budget_s / 60:g} min here; data of this size deserves {wanted}: "
-            f"pass --epochs {wanted}, or --budget-minutes"
-        )
+    epochs = min(_WANTED_EPOCHS, max(_LEAST_EPOCHS, int(budget_s / epoch_s)))
+    if epochs < _WANTED_EPOCHS:
+        say(f"{epochs} of {_WANTED_EPOCHS} epochs fit {budget_s / 60:g} min here; pass --epochs {_WANTED_EPOCHS} for all of them")
     return epochs

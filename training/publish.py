@@ -82,8 +82,9 @@ class Publication:
     calibration: Calibration
     metrics: Metrics | None
     golden_pool: npt.NDArray[np.uint8]
-    # Writes further files into the artifact's folder, from its card.
-    add_files: Callable[[Path, Manifest], None] = lambda folder, manifest: None
+    # Writes further files into the artifact's folder; and those that name its version, once that is known.
+    add_files: Callable[[Path], None] = lambda folder: None
+    finish: Callable[[Path, Manifest], None] | None = None
 
 
 def publish(publication: Publication, registry: Registry, runs_root: Path) -> Manifest:
@@ -119,8 +120,8 @@ def _publish(publication: Publication, registry: Registry, folder: Path) -> Mani
     confidence.check_fits(manifest)
     (folder / CONFIDENCE).write_bytes(canonical_json(confidence))
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
-    publication.add_files(folder, manifest)
-    return registry.publish(folder, manifest)
+    publication.add_files(folder)
+    return registry.publish(folder, manifest, publication.finish)
 
 
 def _card(publication: Publication, exported: Exported) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from models.recipe import Recipe
+from training import recipes
 from training.fit import fit
 from training.pretrained import publish_pretrained
 from training.progress import say
@@ -25,4 +26,4 @@ def quickstart(registry: Registry, home: Path, runs_root: Path) -> None:
         publish_pretrained(PRETRAINED, Recipe(), registry, runs_root)
     if registry.aliases(SAMPLE).production is None:
         say(f"\n[2/2] fine-tuning it on the sample (Fashion-MNIST, 10 kinds of clothes) as {SAMPLE!r}")
-        fit(unpack_sample(home / "datasets"), SAMPLE, Recipe(), registry, runs_root)
+        fit(unpack_sample(home / "datasets"), SAMPLE, recipes.named("quick"), registry, runs_root)

@@ -5,7 +5,6 @@ Never less than the probe: a fine-tune that made things worse is measured and le
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,22 +50,21 @@ def choose(
 
     Args:
         candidates: What there is to choose from.
-        outputs: Computes `[N, K]` of a candidate on a held-out split.
+        outputs: Gives `[N, K]` of a candidate on a held-out split; asked for the same more than once.
         splits: The images, for their targets.
         task: How outputs become answers.
         labels: Names, for the recall of each.
     """
-    computed = functools.cache(outputs)
     scored: tuple[Split, ...] = ("validation", "test")
     scores = {
-        split: {name: score_task(task, activate(computed(name, split), task, 1.0), splits[split].targets) for name in candidates}
+        split: {name: score_task(task, activate(outputs(name, split), task, 1.0), splits[split].targets) for name in candidates}
         for split in scored
         if split in splits
     }
     chosen = _best(scores.get("validation"), candidates)
 
     def pair(split: Split) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]] | None:
-        return (computed(chosen, split), splits[split].targets) if split in splits else None
+        return (outputs(chosen, split), splits[split].targets) if split in splits else None
 
     calibration = calibrate_task(task, labels, pair("calibration"), pair("validation"))
     missing: tuple[Split, ...] = ("validation", "test")

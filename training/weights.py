@@ -57,15 +57,11 @@ def find(recipe: Recipe) -> Source:
     """Say where the weights of `recipe.backbone` would come from.
 
     Raises:
-        TrainingError: If timm has no such network or tag, or the recipe contradicts itself.
+        TrainingError: If timm has no such network or tag.
         WeightsUnavailableError: If the file or folder is not one, or nobody has published weights of this network.
     """
     name, config = recipe.backbone, pretrained_config(recipe.backbone)
     if not recipe.pretrained:
-        if recipe.weights is not None:
-            raise TrainingError(
-                f"recipe.weights is {recipe.weights} and recipe.pretrained is false: they contradict each other; drop one of them"
-            )
         return Source("random", "none", lambda: timm.create_model(name))
     if recipe.weights is not None:
         return _on_disk(name, config, Path(recipe.weights).expanduser())

@@ -130,3 +130,8 @@ def test_export_that_computes_something_else_is_not_published(tmp_path: Path, mo
     with pytest.raises(ParityError, match="logits differs from torch's by 0.01"):
         export.export(network, Normalise((0.5,) * 3, (0.5,) * 3), 32, unseen, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_recipe_that_is_neither_a_name_nor_a_file_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(home, capsys, "fit", "/no/such/folder", "--name", "birds", "--recipe", "fine_tun")
+    assert "recipe fine_tun cannot be read" in message

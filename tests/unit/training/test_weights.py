@@ -147,12 +147,6 @@ def test_path_that_is_nothing_says_what_was_expected(tmp_path: Path) -> None:
         create(recipe(tmp_path / "none"), 3)
 
 
-def test_weights_and_no_pretraining_contradict_each_other(tmp_path: Path) -> None:
-    path = saved(tmp_path / "w.safetensors", network())
-    with pytest.raises(TrainingError, match="contradict each other"):
-        create(recipe(path, pretrained=False), 3)
-
-
 def test_folder_of_timm_brings_weights_preprocessing_and_licence(tmp_path: Path) -> None:
     theirs = network(num_classes=3)
     theirs.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "license": "mit"}

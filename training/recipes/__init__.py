@@ -1,0 +1,26 @@
+"""The recipes that come with candor, one TOML file each, by the file's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.recipe import Recipe
+
+_FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Their names, in alphabetical order."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def path_of(recipe: str | None) -> Path | None:
+    """The file of a recipe of ours; what is no name of one is a path. None is none."""
+    if recipe is None:
+        return None
+    return _FOLDER / f"{recipe}.toml" if recipe in names() else Path(recipe)
+
+
+def named(name: str) -> Recipe:
+    """A recipe of ours."""
+    return Recipe.load(_FOLDER / f"{name}.toml")
