@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BACKBONE = "tf_efficientnet_lite0"
 EXPORT, PREDICTIONS, WEIGHTS = "export.pkl", "predictions.npz", "imagenet.pt"
+_PREDICT_BATCH = 64
 LIBRARIES = ("fastai", "numpy", "pillow", "timm", "torch", "torchvision")
 
 
@@ -94,7 +95,7 @@ def predict(out: Path, images: Path) -> None:
     """Write probabilities `[N, K]`, the K labels, and the N images' paths below `images`."""
     learner = load_learner(out / EXPORT)
     files = sorted(get_image_files(images))
-    probabilities, _ = learner.get_preds(dl=learner.dls.test_dl(files))
+    probabilities, _ = learner.get_preds(dl=learner.dls.test_dl(files, bs=_PREDICT_BATCH))
     np.savez(
         out / PREDICTIONS,
         probabilities=probabilities.numpy(),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from models.manifest import Frozen, SplitMetrics
+from models.frozen import Frozen
+from models.scores import SplitMetrics  # noqa: TC001 - pydantic reads the annotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -150,6 +150,7 @@ class Fastai:
 # By the name that the table shows. A variant of candor is one more line here, and one in the plan (benchmarks.training).
 TOOLS: dict[str, Tool] = {
     "candor": Candor(),
+    "candor fine_tune": Candor(("--recipe", "fine_tune")),
     "candor probe": Candor(("--epochs", "0")),
     "fastai": Fastai(epochs=4),
     # Longer, and with the base rate that its own users report as best: nobody shall say that it was held back.

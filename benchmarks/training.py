@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # How many seeds of each size (training images a label) a tool is run with.
 PLAN: dict[str, dict[int, int]] = {
     "candor": {50: 3, 150: 3, 600: 1},
+    "candor fine_tune": {50: 1, 150: 1},
     "candor probe": {50: 3, 150: 3, 600: 1},
     "fastai": {50: 3, 150: 3, 600: 1},
     "fastai tuned": {50: 1, 150: 1},

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import results, table
 from benchmarks.results import Results, Run, Setting
-from models.manifest import SplitMetrics
+from models.scores import SplitMetrics
 
 SETTING = Setting(
     commit="0123456789abcdef0123456789abcdef01234567",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
+from benchmarks.tools import TOOLS
 from benchmarks.training import MOST_SEEDS, PLAN, SIZES, begin, planned, timed
 from tests.unit.benchmarks.test_table import MEASURED, SETTING
 
@@ -19,6 +20,11 @@ def test_the_whole_plan_goes_size_by_size_and_seed_by_seed() -> None:
     assert [(size, seed) for size, seed, _ in steps] == [(50, 0), (50, 1), (50, 2), (150, 0), (150, 1), (150, 2), (600, 0)]
     assert [tools for size, seed, tools in steps if "fastai tuned" in tools] == [list(PLAN)] * 2
     assert sum(len(tools) for _, _, tools in steps) == sum(sum(sizes.values()) for sizes in PLAN.values())
+
+
+def test_every_tool_is_planned_for_sizes_that_there_are() -> None:
+    assert PLAN.keys() == TOOLS.keys()
+    assert all(set(sizes) <= set(SIZES) and max(sizes.values()) <= MOST_SEEDS for sizes in PLAN.values())
 
 
 def test_sizes_seeds_and_tools_narrow_it() -> None:
