@@ -45,7 +45,7 @@ def _plain_copy(network: nn.Module) -> nn.Module:
     plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in plain.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     return plain
 
 

@@ -90,7 +90,8 @@ def pretrained_config(name: str) -> PretrainedCfg:
     if tag and name not in timm.list_pretrained(f"{architecture}.*"):
         tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
         raise TrainingError(f"recipe.backbone {name!r}: {architecture} has no weights with the tag {tag!r}; there are: {tags}")
-    return timm.get_pretrained_cfg(name, allow_unregistered=False)
+    config: PretrainedCfg = timm.get_pretrained_cfg(name, allow_unregistered=False)  # type: ignore[assignment]
+    return config
 
 
 def licence(config: PretrainedCfg) -> str:
