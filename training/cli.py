@@ -89,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     published = commands.add_parser("publish-pretrained", help="publish an ImageNet classifier as it comes")
     published.add_argument("--name", required=True, help="the model's name")
     _add_recipe(published)
+    page = commands.add_parser("report", help="render a version's report again, from its own files")
+    page.add_argument("reference", metavar="NAME:N", help="NAME alone is its production version")
+    page.add_argument("--out", type=Path, metavar="FILE", help="the page (default: NAME-N.html here)")
+    scored = commands.add_parser("evaluate", help="score a version on other data")
+    scored.add_argument("reference", metavar="NAME:N", help="NAME alone is its production version")
+    scored.add_argument("data", type=Path, help=_DATA)
+    scored.add_argument("--html", type=Path, metavar="FILE", help="write the review as a page too")
+    _add_recipe(scored)
     backbones = commands.add_parser("backbones", help="list the networks to choose from")
     backbones.add_argument("pattern", nargs="?", help="also every other CNN of timm that matches, as in 'convnext*'")
     sample = commands.add_parser("sample-data", help="unpack the sample data (Fashion-MNIST, 10 labels, 4,200 images)")
@@ -139,6 +147,28 @@ def _lr_find(options: argparse.Namespace, registry: Registry, settings: HomeSett
     return str(lr_find(options.data.expanduser(), recipe, options.out, settings.cache_root))
 
 
+def _report(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    name, version = registry.resolve(options.reference)
+    from training.report import render_from_artifact
+
+    out: Path = options.out or Path(f"{name}-{version}.html")
+    out.write_text(render_from_artifact(registry.path(name, version)), encoding="utf-8")
+    return str(out)
+
+
+def _evaluate(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    recipe = _recipe(options)
+    from models.artifact import Artifact
+    from models.dataset import scan
+    from training.evaluate import evaluate
+
+    artifact = Artifact.load(registry.path(*registry.resolve(options.reference)))
+    found = evaluate(artifact, scan(options.data.expanduser(), recipe.seed))
+    if options.html is not None:
+        options.html.write_text(found.page(), encoding="utf-8")
+    return found.evaluation.to_bytes().decode().rstrip()
+
+
 def _publish_pretrained(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
     recipe = _recipe(options)
     from training.pretrained import publish_pretrained
@@ -172,6 +202,8 @@ def _quickstart(options: argparse.Namespace, registry: Registry, settings: HomeS
 _COMMANDS = {
     "fit": _fit,
     "lr-find": _lr_find,
+    "report": _report,
+    "evaluate": _evaluate,
     "publish-pretrained": _publish_pretrained,
     "backbones": _backbones,
     "sample-data": _sample_data,
