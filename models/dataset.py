@@ -94,7 +94,9 @@ class Dataset:
         trained = [item.target for item in self.of("train")]
         if self.task == "regression":
             if len(set(trained)) < 2:
-                raise DatasetError(f"{self.root}: {len(set(trained))} different values to train on; expected two or more")
+                raise DatasetError(
+                    f"{self.root}: all images to train on have the same number, or there are none; expected numbers that differ"
+                )
             return
         known = {label for target in trained for label in (target if isinstance(target, tuple) else (target,))}
         for index, label in enumerate(self.labels):

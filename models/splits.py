@@ -69,7 +69,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class Leak:
-    """An image that another split holds out too: it must not be trained or chosen on. `kept` is the one that stays."""
+    """An image that a stricter split holds too: it must not be trained or chosen on. `kept` is the one that stays.
+
+    Both have the split that the layout gives them.
+    """
 
     item: Item
     kept: Item
@@ -84,17 +87,15 @@ def find_leaks(items: Iterable[Item], draw: Draw, copies: Mapping[str, str]) -> 
         draw: Which of their splits are given.
         copies: Digest to the name of its group of copies; a digest that is not there is a group of its own.
     """
-    rank = {split: index for index, split in enumerate(SPLITS)}
-    items = list(items)
-    sources = {item: rank[draw.source(item) or "train"] for item in items}
+    given = [replace(item, split=draw.source(item) or "train") for item in items]
     strictest: dict[str, Item] = {}
-    for item in items:
+    for item in given:
         group = copies.get(item.digest, item.digest)
-        if group not in strictest or sources[item] > sources[strictest[group]]:
+        if group not in strictest or SPLITS.index(item.split) > SPLITS.index(strictest[group].split):
             strictest[group] = item
-    for item in items:
+    for item in given:
         kept = strictest[copies.get(item.digest, item.digest)]
-        if sources[item] < sources[kept]:
+        if item.split != kept.split:
             yield Leak(item, kept, "exact" if item.digest == kept.digest else "near")
 
 

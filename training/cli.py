@@ -28,6 +28,7 @@ EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 # they wait for. On two cores this is as fast as any value when alone; OMP_WAIT_POLICY=passive is twice as fast beside a busy
 # process, and a fifth slower alone.
 WAITING = ("GOMP_SPINCOUNT", "20000")
+_DATA = "class folders, with or without train/ val/ calibration/ test/ above them; images with label_pattern or label_file; a zip"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,9 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Fine-tune, calibrate, export and publish.")
     commands = parser.add_subparsers(dest="command", required=True)
     fit = commands.add_parser("fit", help="fine-tune on a folder of images and publish the result")
-    fit.add_argument("data", type=Path, help="class folders, or train/ val/ calibration/ test/ with class folders in them")
+    fit.add_argument("data", type=Path, help=_DATA)
     fit.add_argument("--name", required=True, help="the model's name")
     _add_recipe(fit)
+    scan = commands.add_parser("scan", help="report on a folder of images and train nothing: JSON on stdout, words on stderr")
+    scan.add_argument("data", type=Path, help="as for fit")
+    _add_recipe(scan)
     published = commands.add_parser("publish-pretrained", help="publish an ImageNet classifier as it comes")
     published.add_argument("--name", required=True, help="the model's name")
     _add_recipe(published)
@@ -92,11 +96,25 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return Recipe.load(options.recipe, [*options.overrides, *flags])
 
 
+def _scan(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    from training.survey import survey
+
+    recipe = _recipe(options)
+    return survey(_data(options, settings), recipe, settings.runs_root).to_bytes().decode().rstrip()
+
+
+def _data(options: argparse.Namespace, settings: HomeSettings) -> Path:
+    """Where the images lie; a zip is unpacked into the cache first."""
+    from models.archive import unpacked
+
+    return unpacked(options.data.expanduser(), settings.home / "cache")
+
+
 def _fit(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
     recipe = _recipe(options)
     from training.fit import fit
 
-    return fit(options.data.expanduser(), options.name, recipe, registry, settings.runs_root).reference
+    return fit(_data(options, settings), options.name, recipe, registry, settings.runs_root).reference
 
 
 def _publish_pretrained(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
@@ -121,4 +139,10 @@ def _quickstart(options: argparse.Namespace, registry: Registry, settings: HomeS
     return ""
 
 
-_COMMANDS = {"fit": _fit, "publish-pretrained": _publish_pretrained, "sample-data": _sample_data, "quickstart": _quickstart}
+_COMMANDS = {
+    "fit": _fit,
+    "scan": _scan,
+    "publish-pretrained": _publish_pretrained,
+    "sample-data": _sample_data,
+    "quickstart": _quickstart,
+}

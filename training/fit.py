@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from training.probe import Probe
     from training.selection import Candidate, Verdict
 
-_NAMED = 5
-
 
 def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Path) -> Manifest:
     """Fine-tune on a folder of images and publish the result as the next version of `name`.
@@ -59,14 +57,15 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
     check_name(name)
     seed_everything(recipe.seed)
     device = pick_device()
-    dataset = scan(data, recipe.seed)
+    dataset = scan(data, recipe)
     pretrained = backbone.create(recipe, len(dataset.labels))
     image_size = recipe.image_size or default_image_size(dataset.of("train"), pretrained.image_size, recipe.seed)
     # The largest centred square, whole: cutting further into it is for photographs of one thing in the middle.
     preprocessing = standard_preprocessing(crop_ratio=1.0)
     say(f"{len(dataset.items)} images of {len(dataset.labels)} labels; {recipe.backbone} at {image_size} px, {device.describe()}")
-    dataset, splits = decode_all(dataset, preprocessing, image_size)
-    _say_dataset(dataset, splits)
+    dataset, splits, scanned = decode_all(dataset, preprocessing, image_size, runs_root)
+    for line in scanned.lines():
+        say(f"  {line}")
     normalise = Normalise(pretrained.mean, pretrained.std)
     trained = _train(pretrained.network, normalise, splits, dataset.labels, recipe, device)
     publication = Publication(
@@ -145,13 +144,3 @@ def _card(dataset: Dataset, splits: dict[Split, Images]) -> DatasetCard:
 def _golden_pool(splits: dict[Split, Images]) -> np.ndarray:
     """Images that the network was not trained on, where there are any."""
     return next(splits[split].pixels for split in ("test", "calibration", "validation", "train") if split in splits)
-
-
-def _say_dataset(dataset: Dataset, splits: dict[Split, Images]) -> None:
-    say("  " + ", ".join(f"{split} {len(splits[split])}" for split in SPLITS if split in splits))
-    if dataset.skipped:
-        say(f"{len(dataset.skipped)} files were left out:")
-    for entry in dataset.skipped[:_NAMED]:
-        say(f"  {entry.path.relative_to(dataset.root)}: {entry.reason}")
-    if len(dataset.skipped) > _NAMED:
-        say(f"  and {len(dataset.skipped) - _NAMED} more")

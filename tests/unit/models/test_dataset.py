@@ -15,7 +15,6 @@ from models.dataset import SPLIT_FOLDERS, SPLITS, SUFFIXES, Dataset, Item, Skipp
 from models.errors import DatasetError
 from models.recipe import Recipe
 
-
 RECIPE = Recipe(seed=0)
 
 
