@@ -42,8 +42,8 @@ Indices = npt.NDArray[np.int64]
 
 def thumbnail(pixels: UInt8Array) -> UInt8Array:
     """Shrink uint8 `[H, W, 3]` to `[16, 16, 3]`: plain averages, so that how a file was encoded matters little."""
-    nearly = Image.fromarray(pixels).reduce(max(1, min(pixels.shape[:2]) // THUMBNAIL_PX))
-    return np.asarray(nearly.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX), dtype=np.uint8)
+    size = (THUMBNAIL_PX, THUMBNAIL_PX)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX), dtype=np.uint8)
 
 
 def group_copies(names: Sequence[str], thumbnails: UInt8Array) -> dict[str, str]:
@@ -73,14 +73,16 @@ def group_copies(names: Sequence[str], thumbnails: UInt8Array) -> dict[str, str]
 
 def find_pairs(thumbnails: UInt8Array) -> list[tuple[int, int]]:
     """Pairs of indices of nearly equal images, each once; of many copies not every pair, but enough to connect them."""
-    means = thumbnails.mean(axis=(1, 2), dtype=np.float32)
-    shapes = (thumbnails - means[:, None, None, :]).reshape(len(thumbnails), -1)
-    contrast = np.sqrt(np.mean(shapes**2, axis=1))
+    shapes = thumbnails.reshape(len(thumbnails), THUMBNAIL_PX**2, 3).astype(np.float32)
+    means = np.einsum("npc->nc", shapes) / np.float32(shapes.shape[1])
+    shapes -= means[:, None, :]
+    units = shapes.reshape(len(thumbnails), 3 * THUMBNAIL_PX**2)
+    lengths = np.sqrt(np.einsum("nd,nd->n", units, units))
+    contrast = lengths / np.float32(np.sqrt(units.shape[1]))
     usable = np.flatnonzero(contrast >= LEAST_CONTRAST)
     if len(usable) < 2:
         return []
-    units = shapes[usable] / np.linalg.norm(shapes[usable], axis=1, keepdims=True)
-    means, contrast = means[usable], contrast[usable]
+    units, means, contrast = units[usable] / lengths[usable, None], means[usable], contrast[usable]
     most = min(MOST_DISTANCE, max(LEAST_DISTANCE, SHARE_OF_USUAL * usual_distance(units)))
     pairs = _candidates(units, most)
     near = (
@@ -122,14 +124,18 @@ def _candidates(units: Floats, most: float) -> Indices:
     """Pairs that may be nearer than `most`, int64 `[M, 2]`, in N log N: neighbours in several orders of random bits.
 
     The bits are the signs of random projections (Charikar 2002), around the data's mean so that they differ. Near images
-    agree in the first bits, so sorting by them brings them together; in one of the orders, almost surely.
+    agree in the first bits, so sorting by them brings them together; in one of the orders, almost surely. Two by two pixels
+    averaged are enough to find them by, and distances only shrink by it.
     """
-    centred = units - units.mean(axis=0)
+    coarse = units.reshape(-1, THUMBNAIL_PX // 2, 2, THUMBNAIL_PX // 2, 2, 3)
+    coarse = coarse[:, :, 0] + coarse[:, :, 1]
+    centred = ((coarse[:, :, :, 0] + coarse[:, :, :, 1]) / 2).reshape(len(units), -1)
+    centred -= centred.mean(axis=0)
     rng = np.random.default_rng(0)
-    sketch = centred @ _directions(rng, units.shape[1], _ESTIMATE) / np.float32(np.sqrt(_ESTIMATE))
+    sketch = centred @ _directions(rng, centred.shape[1], _ESTIMATE) / np.float32(np.sqrt(_ESTIMATE))
     found: list[Indices] = [np.empty(0, dtype=np.int64)]
     for _ in range(_PASSES):
-        bits = np.packbits(centred @ _directions(rng, units.shape[1], _BITS) > 0, axis=1)
+        bits = np.packbits(centred @ _directions(rng, centred.shape[1], _BITS) > 0, axis=1)
         order = np.argsort(bits.view(">u4").ravel(), kind="stable")
         ordered = sketch[order]
         for step in range(1, min(_WINDOW, len(order) - 1) + 1):
