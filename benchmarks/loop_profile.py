@@ -59,7 +59,7 @@ class Clock:
 def main() -> int:
     """Profile one epoch and write the shares."""
     with tempfile.TemporaryDirectory(prefix="candor-profile-") as work:
-        prepared = prepare(unpack_sample(Path(work)), Recipe(), Path(work, "cache"))
+        prepared = prepare(unpack_sample(Path(work)), Recipe(), Path(work, "runs"))
         fit_head(prepared)
         tuner = FineTuner(prepared.pretrained.network, setting_of(prepared))
         train = prepared.splits["train"]

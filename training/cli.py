@@ -32,6 +32,7 @@ EXIT_INPUT, EXIT_CHECKPOINTED, EXIT_INTERRUPTED = 2, 75, 130
 # they wait for. On two cores this is as fast as any value when alone; OMP_WAIT_POLICY=passive is twice as fast beside a busy
 # process, and a fifth slower alone.
 WAITING = ("GOMP_SPINCOUNT", "20000")
+_DATA = "class folders, with or without train/ val/ calibration/ test/ above them; images with label_pattern or label_file; a zip"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path(), metavar="FOLDER", help="for lr-find.json and lr-find.png (default: here)"
     )
     _add_recipe(finder)
+    scan = commands.add_parser("scan", help="report on a folder of images and train nothing: JSON on stdout, words on stderr")
+    scan.add_argument("data", type=Path, help=_DATA)
+    _add_recipe(scan)
     published = commands.add_parser("publish-pretrained", help="publish an ImageNet classifier as it comes")
     published.add_argument("--name", required=True, help="the model's name")
     _add_recipe(published)
@@ -124,6 +128,20 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return Recipe.load(recipes.path_of(options.recipe), [*options.overrides, *flags])
 
 
+def _scan(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    from training.survey import survey
+
+    recipe = _recipe(options)
+    return survey(_data(options, settings), recipe, settings.runs_root).to_bytes().decode().rstrip()
+
+
+def _data(options: argparse.Namespace, settings: HomeSettings) -> Path:
+    """Where the images lie; a zip is unpacked into the cache first."""
+    from models.archive import unpacked
+
+    return unpacked(options.data.expanduser(), settings.cache_root)
+
+
 def _fit(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
     recipe = _recipe(options)
     from training.fit import Options, fit
@@ -135,7 +153,7 @@ def _fit(options: argparse.Namespace, registry: Registry, settings: HomeSettings
     events = open_events(options.events, options.tensorboard, options.mlflow, options.name)
     try:
         chosen = Options(resume=options.resume, events=events, stop=stop)
-        return fit(options.data.expanduser(), options.name, recipe, registry, settings.runs_root, chosen).reference
+        return fit(_data(options, settings), options.name, recipe, registry, settings.runs_root, chosen).reference
     finally:
         events.close()
 
@@ -144,7 +162,7 @@ def _lr_find(options: argparse.Namespace, registry: Registry, settings: HomeSett
     recipe = _recipe(options)
     from training.lr_finder import lr_find
 
-    return str(lr_find(options.data.expanduser(), recipe, options.out, settings.cache_root))
+    return str(lr_find(_data(options, settings), recipe, options.out, settings.runs_root))
 
 
 def _report(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
@@ -163,7 +181,7 @@ def _evaluate(options: argparse.Namespace, registry: Registry, settings: HomeSet
     from training.evaluate import evaluate
 
     artifact = Artifact.load(registry.path(*registry.resolve(options.reference)))
-    found = evaluate(artifact, scan(options.data.expanduser(), recipe.seed))
+    found = evaluate(artifact, scan(_data(options, settings), recipe))
     if options.html is not None:
         options.html.write_text(found.page(), encoding="utf-8")
     return found.evaluation.to_bytes().decode().rstrip()
@@ -202,6 +220,7 @@ def _quickstart(options: argparse.Namespace, registry: Registry, settings: HomeS
 _COMMANDS = {
     "fit": _fit,
     "lr-find": _lr_find,
+    "scan": _scan,
     "report": _report,
     "evaluate": _evaluate,
     "publish-pretrained": _publish_pretrained,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from models.dataset import SPLITS
 from models.manifest import DatasetCard, canonical_json, check_name
+from models.scan_report import SCAN_REPORT
 from training.checkpoint import Run
 from training.distributed import leave
 from training.history import HISTORY, History, Sweep
@@ -73,7 +74,7 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
     started = time.monotonic()
     options = options or Options()
     check_name(name)
-    prepared = prepare(data, recipe, runs_root.parent / "cache")
+    prepared = prepare(data, recipe, runs_root)
     try:
         world = prepared.world
         request = {"name": name, "data": prepared.dataset.fingerprint(), "recipe": recipe.model_dump(mode="json")}
@@ -188,6 +189,7 @@ def _publish(name: str, prepared: Prepared, trained: _Trained, run: Run, registr
 def _add_files(folder: Path, prepared: Prepared, trained: _Trained) -> None:
     """What people and the service ask of a version besides its answers: how it was trained, and what it is unsure of."""
     (folder / HISTORY).write_bytes(canonical_json(trained.history))
+    (folder / SCAN_REPORT).write_bytes(prepared.report.to_bytes())
     say("reviewing what it is sure and unsure of")
     calibration = trained.verdict.calibration
     subject = Subject(
@@ -196,6 +198,7 @@ def _add_files(folder: Path, prepared: Prepared, trained: _Trained) -> None:
         outputs=trained.outputs,
         temperature=calibration.temperature.value,
         root=prepared.dataset.root,
+        findings=tuple(prepared.report.lines()),
         thresholds=calibration.thresholds,
         unit=prepared.recipe.unit,
     )

@@ -40,14 +40,14 @@ _CLAMP = 3.0
 _LEAST_POINTS = 12
 
 
-def lr_find(data: Path, recipe: Recipe, out: Path, cache: Path) -> float:
+def lr_find(data: Path, recipe: Recipe, out: Path, work_root: Path) -> float:
     """`lr-find`: sweep on a data set as `fit` would, and write `lr-find.json` and `lr-find.png`.
 
     Args:
         data: As for `fit`.
         recipe: As for `fit`; its rate is not looked at.
         out: A folder for the two files.
-        cache: Where archives and large arrays may be kept.
+        work_root: Where pixels go that do not fit in memory.
 
     Returns:
         The rate that `lr=auto` would use.
@@ -56,7 +56,7 @@ def lr_find(data: Path, recipe: Recipe, out: Path, cache: Path) -> float:
         ContractError: If the data cannot be used.
         TrainingError: If weights are missing.
     """
-    prepared = prepare(data, recipe, cache)
+    prepared = prepare(data, recipe, work_root)
     try:
         fit_head(prepared)
         sweep = find_lr(FineTuner(prepared.pretrained.network, setting_of(prepared)), prepared.splits["train"], prepared.recipe)

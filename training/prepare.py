@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from models.dataset import SPLITS, scan
+from models.dataset import scan
 from models.preprocess import standard_preprocessing
 from training import backbone
 from training.data import decode_all, default_image_size
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from models.dataset import Dataset, Split
     from models.manifest import Preprocessing
     from models.recipe import Recipe
+    from models.scan_report import ScanReport
     from training.backbone import Pretrained
     from training.checkpoint import Snapshot
     from training.data import Images
     from training.device import Device
     from training.objective import Objective
     from training.probe import Probe
-
-_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Prepared:
 
     dataset: Dataset
     splits: dict[Split, Images]
+    report: ScanReport
     pretrained: Pretrained
     normalise: Normalise
     preprocessing: Preprocessing
@@ -59,13 +59,13 @@ class Prepared:
         return self.recipe.image_size
 
 
-def prepare(data: Path, recipe: Recipe, cache: Path) -> Prepared:
+def prepare(data: Path, recipe: Recipe, work_root: Path) -> Prepared:
     """Scan, build the network, decode.
 
     Args:
         data: Anything that `models.dataset.scan` understands.
         recipe: Every choice.
-        cache: Where archives and large arrays may be kept.
+        work_root: Where pixels go that do not fit in memory.
 
     Raises:
         ContractError: If the data cannot be used.
@@ -75,16 +75,17 @@ def prepare(data: Path, recipe: Recipe, cache: Path) -> Prepared:
     device = pick_device(deterministic=recipe.deterministic)
     world = join(device)
     try:
-        dataset = scan(data, recipe.seed)
+        dataset = scan(data, recipe)
         pretrained = backbone.create(recipe, len(dataset.labels))
         size = recipe.image_size or default_image_size(dataset.of("train"), pretrained.image_size, recipe.seed)
         # The largest centred square, whole: cutting further into it is for photographs of one thing in the middle.
         preprocessing = standard_preprocessing(crop_ratio=1.0)
         what = f"{len(dataset.labels)} labels" if dataset.task != "regression" else f"with a number ({dataset.labels[0]})"
         say(f"{len(dataset.items)} images of {what}; {recipe.backbone} at {size} px, {device.describe()}")
-        dataset, splits = decode_all(dataset, preprocessing, size)
+        dataset, splits, report = decode_all(dataset, preprocessing, size, work_root)
         world.same("images", dataset.fingerprint())
-        _say_dataset(dataset, splits)
+        for line in report.lines():
+            say(f"  {line}")
         objective = make_objective(dataset.task, len(dataset.labels), recipe, splits["train"].targets)
     except BaseException:
         leave(world)
@@ -92,6 +93,7 @@ def prepare(data: Path, recipe: Recipe, cache: Path) -> Prepared:
     return Prepared(
         dataset=dataset,
         splits=splits,
+        report=report,
         pretrained=pretrained,
         normalise=Normalise(pretrained.mean, pretrained.std),
         preprocessing=preprocessing,
@@ -143,13 +145,3 @@ def fit_head(prepared: Prepared) -> Probed:
         for parameter in network.get_classifier().parameters():  # type: ignore[operator]
             torch.nn.init.zeros_(parameter)
     return Probed(probe, embeddings, state)
-
-
-def _say_dataset(dataset: Dataset, splits: dict[Split, Images]) -> None:
-    say("  " + ", ".join(f"{split} {len(splits[split])}" for split in SPLITS if split in splits))
-    if dataset.skipped:
-        say(f"{len(dataset.skipped)} files were left out:")
-    for entry in dataset.skipped[:_NAMED]:
-        say(f"  {entry.path.relative_to(dataset.root)}: {entry.reason}")
-    if len(dataset.skipped) > _NAMED:
-        say(f"  and {len(dataset.skipped) - _NAMED} more")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+import torch
 
 from models.recipe import Recipe
 from models.registry import Registry
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.manifest import Manifest
+
+# These networks are so small that a second thread only waits for the first.
+torch.set_num_threads(1)
 
 SMALL = Recipe(backbone="resnet18", pretrained=False, image_size=32, epochs=2, batch_size=8)
 

@@ -149,7 +149,7 @@ def test_fingerprint_is_that_of_the_images_that_were_readable(fitted: Fitted) ->
 
     card = fitted.manifest.dataset
     assert card is not None
-    found = scan(fitted.data, 0)
+    found = scan(fitted.data, fitted.manifest.recipe)
     broken = fitted.data / "train" / "red" / "broken.png"
     assert found.fingerprint() != card.fingerprint
     assert found.without([Skipped(broken, "broken")]).fingerprint() == card.fingerprint

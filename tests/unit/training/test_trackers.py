@@ -1,0 +1,62 @@
+"""Epochs in TensorBoard and MLflow, read back with their own libraries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from training.history import Epoch
+from training.trackers import open_events
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.torch
+
+
+def epoch(number: int) -> dict[str, object]:
+    return Epoch(
+        epoch=number,
+        phase="unfrozen",
+        loss=1 / number,
+        validation_loss=2 / number,
+        validation_score=None,
+        lr=1e-3,
+        images_per_s=50,
+        seconds=9,
+    ).model_dump()
+
+
+def test_tensorboard_gets_one_scalar_a_number_an_epoch(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = open_events(None, tmp_path / "board", None, "birds")
+    events("started", name="birds", images=3, labels=2)
+    for number in (1, 2):
+        events("epoch", **epoch(number))
+    events.close()
+    read = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert sorted(read.Tags()["scalars"]) == ["images_per_s", "loss", "lr", "validation_loss"]
+    assert [(entry.step, entry.value) for entry in read.Scalars("validation_loss")] == [(1, 2.0), (2, 1.0)]
+
+
+def test_mlflow_gets_a_run_with_metrics_and_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlflow").as_uri()
+    events = open_events(None, None, uri, "birds")
+    events("started", name="birds", images=3, labels=2)
+    for number in (1, 2):
+        events("epoch", **epoch(number))
+    events("published", version=4, seconds=1.0)
+    events.close()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("birds")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["published.version"] == "4"
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(entry.step, entry.value) for entry in history] == [(1, 1.0), (2, 0.5)]
