@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmarks import fashion
 from models.dataset import scan
+from models.recipe import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pictures: fashion.Pictures)
 
 
 def test_training_folder_is_what_candor_reads(folder: Path) -> None:
-    dataset = scan(folder, seed=0)
+    dataset = scan(folder, Recipe())
     assert dataset.labels == tuple(sorted(fashion.LABELS))
     assert not dataset.skipped
     counts = {split: len(dataset.of(split)) for split in ("train", "validation", "calibration", "test")}

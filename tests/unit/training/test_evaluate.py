@@ -18,6 +18,7 @@ from models.dataset import Dataset, Item, scan
 from models.decision import probabilities
 from models.errors import DatasetError
 from models.metrics import score
+from models.recipe import Recipe
 from models.registry import Registry
 from models.review_schema import MultiLabelReview, RegressionReview, SingleLabelReview
 from tests.support.folders import write_colours
@@ -52,7 +53,7 @@ def dataset_of(root: Path, task: str, labels: tuple[str, ...], paths: list[Path]
 
 
 def scanned(folder: Path) -> Dataset:
-    return scan(folder, 0)
+    return scan(folder, Recipe())
 
 
 @pytest.fixture(scope="module")
