@@ -138,7 +138,7 @@ class ScanReport(Frozen):
 
     def lines(self) -> list[str]:
         """The report in words, shortest first; nothing about what was not found."""
-        used = ", ".join(f"{split} {counts.images}" for split, counts in self.splits.items())
+        used = ", ".join(f"{split} {self.splits[split].images}" for split in SPLITS if split in self.splits)
         lines = [f"{self.files} images, {self._learnt()}: {used}{self._drawn()}", *self.notes]
         lines += _named(self.skipped, "files left out", lambda entry: f"{entry.file}: {entry.reason}")
         lines += _named(self.unreadable, "images that do not decode", lambda entry: f"{entry.file}: {entry.reason}")
@@ -167,7 +167,7 @@ class ScanReport(Frozen):
         return f"{len(self.labels)} labels of {totals[fewest]} ({fewest}) to {totals[most]} ({most})"
 
     def _drawn(self) -> str:
-        drawn = [split for split in self.splits if split not in self.given]
+        drawn = [split for split in SPLITS if split in self.splits and split not in self.given]
         if not drawn:
             return ""
         return f"; {'all' if not self.given else ' and '.join(drawn)} drawn with seed {self.seed}"

@@ -134,6 +134,7 @@ def test_a_report_is_json_that_reads_back_and_names_no_folder_of_this_machine(re
     assert json.loads(data)["conflicts"]["count"] == 2
     assert b"/data/pets" not in data
     assert ScanReport.parse(data).to_bytes() == data
+    assert ScanReport.parse(data).lines() == report.lines()
 
 
 @pytest.mark.parametrize("change", [{"schema_version": 2}, {"more": 1}, {"files": -1}])
