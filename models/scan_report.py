@@ -138,20 +138,20 @@ class ScanReport(Frozen):
 
     def lines(self) -> list[str]:
         """The report in words, shortest first; nothing about what was not found."""
-        used = ", ".join(f"{split} {counts.images}" for split, counts in self.splits.items())
-        lines = [f"{self.files} images, {self._learnt()}: {used}", *self.notes]
-        lines += _named(self.skipped, "{} files were left out", lambda entry: f"{entry.file}: {entry.reason}")
-        lines += _named(self.unreadable, "{} images do not decode", lambda entry: f"{entry.file}: {entry.reason}")
+        used = ", ".join(f"{split} {self.splits[split].images}" for split in SPLITS if split in self.splits)
+        lines = [f"{self.files} images, {self._learnt()}: {used}{self._drawn()}", *self.notes]
+        lines += _named(self.skipped, "files left out", lambda entry: f"{entry.file}: {entry.reason}")
+        lines += _named(self.unreadable, "images that do not decode", lambda entry: f"{entry.file}: {entry.reason}")
         lines += _named(
             self.leaks,
-            "{} images were left out, since a stricter split has a copy",
+            "images left out, since a stricter split has a copy",
             lambda leak: f"{leak.file} is {'' if leak.kind == 'exact' else 'nearly '}{leak.copy_of}",
         )
         for kind, groups in (("equal", self.exact_copies), ("nearly equal", self.near_copies)):
-            lines += _named(groups, f"{{}} groups of {kind} images, each in one split", lambda files: ", ".join(files[:_NAMED]))
+            lines += _named(groups, f"groups of {kind} images, each in one split", lambda files: ", ".join(files[:_NAMED]))
         return lines + _named(
             self.conflicts,
-            "{} groups of copies have different labels; one of them is wrong",
+            "groups of copies with different labels, of which one at most is right",
             lambda conflict: ", ".join(f"{entry.file} is {_words(entry.label)}" for entry in conflict.files[:_NAMED]),
         )
 
@@ -162,7 +162,15 @@ class ScanReport(Frozen):
         for counts in self.splits.values():
             totals.update(counts.labels)
         fewest, most = min(totals, key=totals.__getitem__), max(totals, key=totals.__getitem__)
+        if totals[fewest] == totals[most]:
+            return f"{len(self.labels)} labels of {totals[most]} each"
         return f"{len(self.labels)} labels of {totals[fewest]} ({fewest}) to {totals[most]} ({most})"
+
+    def _drawn(self) -> str:
+        drawn = [split for split in SPLITS if split in self.splits and split not in self.given]
+        if not drawn:
+            return ""
+        return f"; {'all' if not self.given else ' and '.join(drawn)} drawn with seed {self.seed}"
 
 
 def _words(label: str | float | tuple[str, ...]) -> str:
@@ -173,7 +181,7 @@ def _named(listed: Listed[T], what: str, words: Callable[[T], str]) -> list[str]
     if not listed.count:
         return []
     more = [f"  and {listed.count - _NAMED} more"] if listed.count > _NAMED else []
-    return [what.format(listed.count), *(f"  {words(entry)}" for entry in listed.first[:_NAMED]), *more]
+    return [f"{what}: {listed.count}", *(f"  {words(entry)}" for entry in listed.first[:_NAMED]), *more]
 
 
 def describe_dataset(dataset: Dataset, unreadable: Sequence[Skipped], copies: Mapping[str, str]) -> ScanReport:
