@@ -81,7 +81,7 @@ def _weakest(review: SingleLabelReview) -> list[str]:
     taken = next((pair for pair in review.most_confused() if pair.actual == scores.label), None)
     if taken is None:
         return [said + "."]
-    return [f"{said}, which it takes for “{taken.predicted}” {percent(taken.rate_of_actual, 0)} of the time."]
+    return [f"{said}, which it takes for “{taken.predicted}” {taken.count:,} times in {scores.actual:,}."]
 
 
 def tiles(review: SingleLabelReview) -> list[Tile]:
