@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from models.review_schema import Bin, RegressionReview, Reliability
-    from training.history import Epoch, Sweep
+    from training.history import Sweep
 
 _DPI = 200
 _WIDTH_IN, _HEIGHT_IN = 4.6, 3.1
@@ -48,35 +48,40 @@ LIGHT = Theme(paper="#ffffff", ink="#1d2430", faint="#c9ced6", first="#0072b2", 
 DARK = Theme(paper="#151a21", ink="#dfe5ec", faint="#414b58", first="#56b4e9", second="#e69f00")
 
 
-def loss_curves(epochs: Sequence[Epoch], score_name: str, theme: Theme) -> bytes:
-    """Training and validation loss over the epochs, and below it the validation score.
+@dataclass(frozen=True)
+class Curve:
+    """One value an epoch, where it is known."""
+
+    name: str
+    points: tuple[tuple[int, float], ...]
+    is_training: bool = False
+
+
+def epoch_curves(panels: Sequence[tuple[str, Sequence[Curve]]], thawed: int | None, theme: Theme) -> bytes:
+    """Curves over the epochs, in panels one over another.
 
     Args:
-        epochs: At least one.
-        score_name: What the validation score is.
+        panels: What the axis says, and its curves; at least one curve with a point.
+        thawed: The epoch from which on all layers train, if the head alone did before.
         theme: Its colours.
     """
-    number = [epoch.epoch for epoch in epochs]
-    scored = [(epoch.epoch, epoch.validation_score) for epoch in epochs if epoch.validation_score is not None]
-    figure = _figure(theme, _HEIGHT_IN + 1.2 if scored else _HEIGHT_IN)
-    upper, *lower = figure.subplots(2, 1, height_ratios=(2, 1), sharex=True) if scored else [figure.subplots()]
-    _dress(upper, theme)
-    upper.plot(number, [epoch.loss for epoch in epochs], "s--", color=theme.second, markersize=4, label="training loss")
-    measured = [(epoch.epoch, epoch.validation_loss) for epoch in epochs if epoch.validation_loss is not None]
-    if measured:
-        upper.plot(*zip(*measured, strict=True), "o-", color=theme.first, markersize=4, label="validation NLL")
-    thawed = next((epoch.epoch for epoch in epochs if epoch.phase == "unfrozen"), None)
-    if thawed is not None and thawed > number[0]:
-        upper.axvline(thawed - 0.5, color=theme.faint, linestyle=":")
-    _legend(upper, theme)
-    upper.set_ylabel("nats")
-    for axes in lower:
+    shown = [(name, [curve for curve in curves if curve.points]) for name, curves in panels]
+    shown = [(name, curves) for name, curves in shown if curves]
+    figure = _figure(theme, _HEIGHT_IN + 1.2 * (len(shown) - 1))
+    heights = (2, *(1 for _ in shown[1:]))
+    grid = figure.subplots(len(shown), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, curves) in zip(grid, shown, strict=True):
         _dress(axes, theme)
-        axes.plot(*zip(*scored, strict=True), "o-", color=theme.first, markersize=4)
-        axes.set_ylabel(score_name)
-    last = lower[0] if lower else upper
-    last.set_xlabel("epoch")
-    last.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_ylabel(name)
+        for curve in curves:
+            style, colour = ("s--", theme.second) if curve.is_training else ("o-", theme.first)
+            axes.plot(*zip(*curve.points, strict=True), style, color=colour, markersize=4, label=curve.name)
+        if thawed is not None:
+            axes.axvline(thawed - 0.5, color=theme.faint, linestyle=":")
+        if len(curves) > 1:
+            _legend(axes, theme)
+    grid[-1].set_xlabel("epoch")
+    grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return _png(figure)
 
 

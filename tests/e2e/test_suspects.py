@@ -32,6 +32,7 @@ def test_flipped_labels_of_the_sample_are_found_by_the_features_of_the_embedded_
     from training import backbone
     from training.data import Images, decode_all
     from training.device import pick_device
+    from training.distributed import World
     from training.normalise import Normalise
     from training.probe import embed
     from training.sample import unpack_sample
@@ -44,7 +45,8 @@ def test_flipped_labels_of_the_sample_are_found_by_the_features_of_the_embedded_
     chosen = tuple(dataset.of("train")[index] for index in kept)
     readable, splits = decode_all(replace(dataset, items=chosen), standard_preprocessing(crop_ratio=1.0), 96)
     pretrained = backbone.create(Recipe(), len(labels))
-    features = embed(pretrained.network, splits, Normalise(pretrained.mean, pretrained.std), pick_device())["train"].numpy()
+    normalise = Normalise(pretrained.mean, pretrained.std)
+    features = embed(pretrained.network, splits, normalise, pick_device(), World())["train"].numpy()
 
     images = splits["train"]
     flipped = rng.permutation(IMAGES)[:FLIPPED]

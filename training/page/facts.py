@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from models.dataset import SPLITS
 from models.recipe import Recipe
 from models.scores import RegressionMetrics
-from training import plots
-from training.page.parts import Beside, Bullets, Cell, Fold, Part, Plot, Section, Table, Text, counted, number, points
-from training.plots import DARK, LIGHT
+from training.page.course import course
+from training.page.parts import Bullets, Cell, Fold, Part, Section, Table, Text, counted, number, points
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from models.manifest import Manifest, Metrics
     from models.scores import AnyMetrics
-    from training.history import History
     from training.page.source import Source
-    from training.plots import Theme
 
 CANDIDATES = {
     "probe": "linear probe",
     "last": "last weights",
     "ema": "weight average",
 }
-_SCORE_NAMES = {"single_label": "accuracy", "multi_label": "mAP", "regression": "R2"}
 _CAPTION = (
     "Before calibration. The probe is a linear classifier on the untouched network; fine-tuning ends with its last weights "
     "and with an average of the weights along the way."
@@ -43,7 +36,7 @@ def training_section(source: Source) -> Section:
         parts += [_compared(metrics), Text(_choice(metrics))]
     else:
         parts.append(Text("Published as it came: nothing was trained, so there is nothing to compare."))
-    parts += _course(source.history, _SCORE_NAMES[source.manifest.task])
+    parts += course(source.history, source.manifest.task)
     return Section("training", "What was compared", tuple(parts))
 
 
@@ -83,58 +76,6 @@ def _choice(metrics: Metrics) -> str:
         return f"Published: the {chosen}. There was no validation split to choose by."
     name = _loss_name(next(iter(metrics.validation.values())))
     return f"Published: the {chosen}, which has the lowest {name} on validation. The test split had no say in it."
-
-
-def _course(history: History | None, score_name: str) -> list[Part]:
-    if history is None:
-        return [Text("The course of training was not recorded.", is_note=True)]
-    shown: list[Part] = []
-    if history.epochs:
-        shown.append(
-            plot(
-                "loss",
-                f"Training and validation loss over {counted(len(history.epochs), 'epoch')}; the table below has the numbers.",
-                "Loss by epoch. The training loss is of images that were altered at random, so it may stay above validation's.",
-                partial(plots.loss_curves, history.epochs, score_name),
-            )
-        )
-    if history.sweep is not None:
-        taken = f"{history.sweep.chosen:.1e}"
-        shown.append(
-            plot(
-                "learning-rate",
-                f"Loss at each learning rate of the sweep; {taken} was taken.",
-                f"Learning-rate sweep; {taken} was taken, the rule alone would have been {history.sweep.rule:.1e}.",
-                partial(plots.sweep_curve, history.sweep),
-            )
-        )
-    parts: list[Part] = [Beside(tuple(shown))] if shown else []
-    if history.epochs:
-        parts.append(Fold("Every epoch", "", (_epochs(history, score_name),)))
-    return parts
-
-
-def _epochs(history: History, score_name: str) -> Table:
-    rows = tuple(
-        (
-            str(epoch.epoch),
-            "head" if epoch.phase == "frozen" else "all",
-            f"{epoch.loss:.3f}",
-            _DASH if epoch.validation_loss is None else f"{epoch.validation_loss:.3f}",
-            _DASH if epoch.validation_score is None else f"{epoch.validation_score:.3f}",
-            f"{epoch.lr:.1e}",
-            f"{epoch.images_per_s:,.0f}",
-            f"{epoch.seconds:.1f}",
-        )
-        for epoch in history.epochs
-    )
-    head = ("epoch", "layers", "training loss", "validation loss", f"validation {score_name}", "rate", "images/s", "s")
-    return Table("Losses in nats; the rate is the head's at the end of the epoch.", head, rows)
-
-
-def plot(name: str, alt: str, caption: str, draw: Callable[[Theme], bytes], width_px: int = 460) -> Plot:
-    """A plot in both themes."""
-    return Plot(name=name, alt=alt, caption=caption, width_px=width_px, light=draw(LIGHT), dark=draw(DARK))
 
 
 def findings(source: Source) -> list[Part]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from models.dataset import SPLITS
 from models.review import by_id, weakest_first
 from training import plots
-from training.page.facts import findings, plot
+from training.page.course import plot
+from training.page.facts import findings
 from training.page.parts import (
     NBSP,
     Album,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from models.dataset import SPLITS
 from models.review import by_id, weakest_first
 from training import plots
-from training.page.facts import findings, plot
+from training.page.course import plot
+from training.page.facts import findings
 from training.page.parts import (
     NBSP,
     Album,
@@ -80,7 +81,7 @@ def _weakest(review: SingleLabelReview) -> list[str]:
     taken = next((pair for pair in review.most_confused() if pair.actual == scores.label), None)
     if taken is None:
         return [said + "."]
-    return [f"{said}, which it takes for “{taken.predicted}” {percent(taken.rate_of_actual, 0)} of the time."]
+    return [f"{said}, which it takes for “{taken.predicted}” {taken.count:,} times in {scores.actual:,}."]
 
 
 def tiles(review: SingleLabelReview) -> list[Tile]:

@@ -249,12 +249,14 @@ def test_regression_page() -> None:
     manifest = make_card(metrics=None).model_copy(update={"task": "regression", "labels": ("angle",), "unit": "degrees"})
     interval = Interval(level=0.9, half_width=2.5, images=50, method="split_conformal", reason=None)
     confidence = make_confidence().model_copy(update={"interval": interval})
-    page = build(Source(manifest, confidence, review, None, Pictures(lambda _: None)))
-    assert {plot.name for plot in page.plots()} == {"predicted", "residuals"}
+    page = build(Source(manifest, confidence, review, HISTORY_OF, Pictures(lambda _: None)))
+    assert {plot.name for plot in page.plots()} == {"loss", "learning-rate", "predicted", "residuals"}
     text = Html(render(page)).text.replace(NBSP, " ")
     assert "On 50 images of the test split it is 2 degrees off on average" in text
     assert "For 90 % of images the truth lies within 2.5 degrees of the answer (measured on 50 images)." in text
     assert text.count("no picture") == 50
+    assert "validation RMSE" in text
+    assert "Training loss in deviations of the numbers" in text
 
 
 @pytest.mark.parametrize(
