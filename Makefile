@@ -60,7 +60,7 @@ test: lint types imports  ## check, then end-to-end and fault tests
 lock: install  ## resolve the dependency groups into hashed locks again
 	@cd requirements && ./compile ../$(UV)
 
-bench-training: install $(FASTAI)/.installed  ## candor beside fastai: accuracy, calibration, time (45 minutes on two cores)
+bench-training: install $(FASTAI)/.installed  ## candor beside fastai: accuracy, calibration, time (an hour on two cores)
 	@$(BIN)/python -m benchmarks.training $(ARGS)
 	@$(BIN)/python -m benchmarks.table
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.tools import TOOLS
-from benchmarks.training import MOST_SEEDS, PLAN, SIZES, begin, planned, timed
+from benchmarks.training import DEFAULT_TOOLS, MOST_SEEDS, PLAN, SIZES, begin, planned, timed
 from tests.unit.benchmarks.test_table import MEASURED, SETTING
 
 
@@ -24,6 +24,7 @@ def test_the_whole_plan_goes_size_by_size_and_seed_by_seed() -> None:
 
 def test_every_tool_is_planned_for_sizes_that_there_are() -> None:
     assert PLAN.keys() == TOOLS.keys()
+    assert set(DEFAULT_TOOLS) <= PLAN.keys()
     assert all(set(sizes) <= set(SIZES) and max(sizes.values()) <= MOST_SEEDS for sizes in PLAN.values())
 
 
