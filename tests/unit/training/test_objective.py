@@ -110,3 +110,18 @@ def test_probe_of_a_number_is_a_regression() -> None:
     probe = fit_probe((embeddings[:200], targets[:200]), (embeddings[200:], targets[200:]), objective)
     answered = objective.in_units(probe.logits(embeddings[200:]))
     assert np.abs(answered - values[200:].numpy()).mean() < 3
+
+
+def test_a_feature_that_hardly_ever_fires_does_not_decide_the_image_in_which_it_does() -> None:
+    """200 images in which feature 0 is silent but once, and one unseen in which it is as loud as the others."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    embeddings = torch.randn(200, 8, generator=generator) + labels[:, None] * 2.0
+    embeddings[:, 0] = 0
+    embeddings[0, 0] = 1e-3
+    objective = make_objective("single_label", 2, Recipe(), labels.numpy())
+    probe = fit_probe((embeddings, labels), None, objective)
+    unseen = torch.full((1, 8), 2.0)
+    quiet = unseen.clone()
+    quiet[0, 0] = 0
+    assert np.abs(probe.logits(unseen) - probe.logits(quiet)).max() < 1.0
