@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from models.artifact import write_synced
 from training.errors import TrainingError
+from training.progress import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,14 +52,15 @@ class Run:
 
     @classmethod
     def resume(cls, runs_root: Path, name: str, request: dict[str, Any]) -> Run:
-        """The newest run of `name` that was stopped.
+        """The newest run of `name` that was stopped; a new one where none was, so that the command may always say `--resume`.
 
         Raises:
-            TrainingError: If there is none, or it was asked for something else.
+            TrainingError: If it was asked for something else.
         """
         found = [path.parent for path in runs_root.glob(f"{name}-????????/{_STATE}")]
         if not found:
-            raise TrainingError(f"{runs_root} holds no checkpoint of {name!r}; run fit without --resume")
+            say(f"{runs_root} holds no checkpoint of {name!r}: starting from the beginning")
+            return cls.start(runs_root, name, request)
         newest = max(found, key=lambda path: (path / _STATE).stat().st_mtime_ns)
         before = json.loads((newest / _REQUEST).read_text())
         other = sorted(key for key in before.keys() | request.keys() if before.get(key) != request.get(key))
@@ -97,8 +99,13 @@ class Run:
         except Exception as err:
             raise TrainingError(f"{file} cannot be read ({err}); run fit without --resume") from err
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to go on from."""
+        return (self.path / _STATE).exists()
+
     def remove(self) -> None:
-        """Delete the folder: what it was for is published."""
+        """Delete the folder: what it was for is published, or nothing was learnt."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _state(self) -> dict[str, Any]:

@@ -81,8 +81,13 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
         options.events("started", name=name, images=len(prepared.dataset.items), labels=len(prepared.dataset.labels))
         begin = Run.resume if options.resume else Run.start
         run = world.from_main(lambda: begin(runs_root, name, request))
-        trained = _train(prepared, run, options)
-        manifest = world.from_main(lambda: _publish(name, prepared, trained, run, registry))
+        try:
+            trained = _train(prepared, run, options)
+            manifest = world.from_main(lambda: _publish(name, prepared, trained, run, registry))
+        except BaseException:
+            if world.is_main and not run.has_checkpoint:
+                run.remove()
+            raise
         if world.is_main:
             run.remove()
         options.events("published", version=manifest.version, seconds=round(time.monotonic() - started, 1))

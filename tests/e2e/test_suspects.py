@@ -39,11 +39,11 @@ def test_flipped_labels_of_the_sample_are_found_by_the_features_of_the_embedded_
     from training.subject import Outputs, Subject, name_images
     from training.suspects import suspects
 
-    dataset = scan(unpack_sample(tmp_path), 0)
+    dataset = scan(unpack_sample(tmp_path), Recipe())
     labels, rng = list(dataset.labels), np.random.default_rng(0)
     kept = sorted(rng.permutation(len(dataset.of("train")))[:IMAGES])
     chosen = tuple(dataset.of("train")[index] for index in kept)
-    readable, splits = decode_all(replace(dataset, items=chosen), standard_preprocessing(crop_ratio=1.0), 96)
+    readable, splits, _ = decode_all(replace(dataset, items=chosen), standard_preprocessing(crop_ratio=1.0), 96, tmp_path)
     pretrained = backbone.create(Recipe(), len(labels))
     normalise = Normalise(pretrained.mean, pretrained.std)
     features = embed(pretrained.network, splits, normalise, pick_device(), World())["train"].numpy()
