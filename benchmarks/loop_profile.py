@@ -68,8 +68,8 @@ def main() -> int:
         clock.wrap(tuner, "_epoch", "the loop itself")
         clock.wrap(prepared.pretrained.network, "forward", "forward")
         clock.wrap(torch.Tensor, "backward", "backward")
-        clock.wrap(tuner._augment, "_move", "augmentation")  # noqa: SLF001 - looked at, not used
-        clock.wrap(tuner._augment, "_relight", "augmentation")  # noqa: SLF001
+        clock.wrap(tuner.stepper._augment, "_move", "augmentation")  # noqa: SLF001 - looked at, not used
+        clock.wrap(tuner.stepper._augment, "_relight", "augmentation")  # noqa: SLF001
         clock.wrap(prepared.normalise, "forward", "bytes to normalised floats")
         clock.wrap(torch.optim.AdamW, "step", "optimizer")
         clock.wrap(torch.nn.utils, "clip_grad_norm_", "gradient clipping")

@@ -39,19 +39,32 @@ CATALOGUE = (
 )
 Task = Literal["single_label", "multi_label", "regression"]
 FIND_LR = "auto"
+_DEFAULT_MOMENTUM = 0.9
 _SLICE = re.compile(r"slice\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\)")
 
 
 def _check_lr(value: Any) -> Any:
     if value is None or value == FIND_LR:
         return value
+    if isinstance(value, str) and (found := _SLICE.fullmatch(value)):
+        # What `_read_shorthand` left as it is.
+        if _rises(found):
+            raise ValueError("slice(low, high) says what stem_lr_scale says too; give one of them")
+        raise ValueError("slice(low, high) must rise from over 0 to at most 1, low first")
     try:
-        number = float(value)
+        number = 0.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = 0.0
     if not 0 < number <= 1:
         raise ValueError(f"Input should be a number over 0 and at most 1, slice(low, high), or {FIND_LR}")
     return number
+
+
+def _rises(found: re.Match[str]) -> bool:
+    try:
+        return 0 < float(found[1]) <= float(found[2]) <= 1
+    except ValueError:
+        return False
 
 
 def _check_pattern(value: str | None) -> str | None:
@@ -124,7 +137,9 @@ class Recipe(BaseModel):
         "default by rule: adamw and adam 1e-3, sgd 1e-2, rmsprop 1e-4, at 32 images a step",
     )
     stem_lr_scale: float = Field(default=0.1, gt=0, le=1, description="rate of the first layer as a share of the head's")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd and rmsprop; the first beta of adam and adamw")
+    momentum: float = Field(
+        default=_DEFAULT_MOMENTUM, ge=0, lt=1, description="of sgd and rmsprop; the first beta of adam and adamw"
+    )
     freeze_lr: float | None = Field(
         default=None, gt=0, le=1, description="rate of the head in freeze_epochs; auto: twice lr, as fastai does"
     )
@@ -142,8 +157,9 @@ class Recipe(BaseModel):
         default="none", description="logit_adjustment trains for equal label frequencies (Menon et al. 2021)"
     )
     clip_norm: float = Field(default=1.0, gt=0, description="gradient norm is clipped to this")
-    batch_norm: Literal["frozen", "train"] = Field(
-        default="frozen", description="frozen keeps the pretrained statistics, which small batches would spoil"
+    batch_norm: Literal["frozen", "train"] | None = Field(
+        default=None,
+        description="frozen keeps the pretrained statistics, which small batches would spoil; auto: train with random weights",
     )
     ema_epochs: float = Field(default=0.3, gt=0, description="horizon of the weight average, in epochs")
 
@@ -174,17 +190,9 @@ class Recipe(BaseModel):
             key: None if value == "auto" and key != "lr" and _may_be_auto(cls, key) else value for key, value in values.items()
         }
         found = _SLICE.fullmatch(str(values.get("lr")))
-        if found is None:
+        if found is None or not _rises(found) or "stem_lr_scale" in values:
             return values
-        try:
-            low, high = float(found[1]), float(found[2])
-        except ValueError:
-            return values
-        if not 0 < low <= high:
-            raise ValueError(f"lr: slice({found[1]}, {found[2]}) must rise from over 0, low first")
-        if "stem_lr_scale" in values:
-            raise ValueError("lr: slice(low, high) says what stem_lr_scale says too; give one of them")
-        return values | {"lr": high, "stem_lr_scale": low / high}
+        return values | {"lr": float(found[2]), "stem_lr_scale": float(found[1]) / float(found[2])}
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
@@ -192,6 +200,11 @@ class Recipe(BaseModel):
         if found:
             raise ValueError("; ".join(found))
         return self
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether batch norm keeps the statistics that it came with; random weights came with none."""
+        return self.pretrained if self.batch_norm is None else self.batch_norm == "frozen"
 
     def _contradictions(self) -> list[tuple[bool, str]]:
         is_single = self.task in {None, "single_label"}
@@ -202,6 +215,14 @@ class Recipe(BaseModel):
             (self.freeze_lr is not None and self.freeze_epochs == 0, "freeze_lr is given, and freeze_epochs is 0"),
             (self.label_pattern is not None and self.label_file is not None, "label_pattern and label_file: give one of them"),
             (bool(lists) and self.label_file is None, "image_column and label_column say where to look in label_file: give that"),
+            (
+                self.label_separator is not None and self.task in {"single_label", "regression"},
+                f"label_separator belongs to multi_label, task is {self.task}",
+            ),
+            (
+                self.schedule == "one_cycle" and self.momentum != _DEFAULT_MOMENTUM,
+                "momentum is given, and schedule=one_cycle moves it between 0.85 and 0.95",
+            ),
             (self.unit is not None and self.task not in {None, "regression"}, f"unit belongs to regression, task is {self.task}"),
             (bool(self.label_smoothing) and not is_single, f"label_smoothing belongs to single_label, task is {self.task}"),
             (self.imbalance != "none" and not is_single, f"imbalance belongs to single_label, task is {self.task}"),

@@ -6,6 +6,7 @@ alone, and rates on the step, so that weights, the average, the optimizer's mome
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -38,24 +39,25 @@ class Snapshot:
 class Run:
     """The folder of one run, below `CANDOR_HOME/runs`. It is removed when its version is published."""
 
-    def __init__(self, path: Path) -> None:
-        """Name a folder that exists."""
+    def __init__(self, path: Path, lock: int | None = None) -> None:
+        """Name a folder that exists; `lock` is a descriptor that says that this process works on it."""
         self.path = path
+        self._lock = lock
 
     @classmethod
     def start(cls, runs_root: Path, name: str, request: dict[str, Any]) -> Run:
         """Make a folder for a new run of `name`; `request` says what was asked for, for `resume` to compare."""
         runs_root.mkdir(parents=True, exist_ok=True)
-        run = cls(Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs_root)))
-        write_synced(run.path / _REQUEST, json.dumps(request, indent=2).encode())
-        return run
+        path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs_root))
+        write_synced(path / _REQUEST, json.dumps(request, indent=2).encode())
+        return cls(path, _locked(path))
 
     @classmethod
     def resume(cls, runs_root: Path, name: str, request: dict[str, Any]) -> Run:
         """The newest run of `name` that was stopped; a new one where none was, so that the command may always say `--resume`.
 
         Raises:
-            TrainingError: If it was asked for something else.
+            TrainingError: If it was asked for something else, or goes on in another process.
         """
         found = [path.parent for path in runs_root.glob(f"{name}-????????/{_STATE}")]
         if not found:
@@ -69,13 +71,13 @@ class Run:
                 f"the run that was stopped ({newest.name}) had another {' and '.join(other)}; give the same data and recipe, or "
                 f"run fit without --resume"
             )
-        return cls(newest)
+        return cls(newest, _locked(newest))
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint; a crash in between leaves the one before."""
         number = int(self._state().get("number", 0)) + 1
         file = self.path / _TENSORS.format(number)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}, file)
+        save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, file)
         descriptor = os.open(file, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -99,6 +101,12 @@ class Run:
         except Exception as err:
             raise TrainingError(f"{file} cannot be read ({err}); run fit without --resume") from err
 
+    def release(self) -> None:
+        """Let another process go on with it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is anything to go on from."""
@@ -106,6 +114,7 @@ class Run:
 
     def remove(self) -> None:
         """Delete the folder: what it was for is published, or nothing was learnt."""
+        self.release()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _state(self) -> dict[str, Any]:
@@ -116,9 +125,24 @@ class Run:
         return state
 
 
+def _locked(path: Path) -> int:
+    """Lock a run's folder until it is released, or this process ends.
+
+    Raises:
+        TrainingError: If another process has.
+    """
+    descriptor = os.open(path / _REQUEST, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        os.close(descriptor)
+        raise TrainingError(f"{path} goes on in another process; wait for it, or stop it") from err
+    return descriptor
+
+
 def network_tensors(prefix: str, network: nn.Module) -> dict[str, torch.Tensor]:
     """A network's weights and buffers under `prefix`; copies, since two names may share memory."""
-    return {f"{prefix}.{name}": tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    return {f"{prefix}.{name}": tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
 
 
 def load_network(prefix: str, network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
@@ -131,7 +155,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
     """An optimizer's moments and counters, by the position of their parameter."""
     state = optimizer.state_dict()["state"]
     return {
-        f"optimizer.{position}.{key}": value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        f"optimizer.{position}.{key}": torch.as_tensor(value).to("cpu", copy=True)
         for position, entry in state.items()
         for key, value in entry.items()
         if value is not None

@@ -21,6 +21,7 @@ from models.settings import read_home_settings
 from training import recipes
 from training.errors import Preempted, TrainingError
 from training.progress import is_main
+from training.stop import Stop
 
 if TYPE_CHECKING:
     from models.settings import HomeSettings
@@ -32,7 +33,12 @@ EXIT_INPUT, EXIT_CHECKPOINTED, EXIT_INTERRUPTED = 2, 75, 130
 # they wait for. On two cores this is as fast as any value when alone; OMP_WAIT_POLICY=passive is twice as fast beside a busy
 # process, and a fifth slower alone.
 WAITING = ("GOMP_SPINCOUNT", "20000")
-_DATA = "class folders, with or without train/ val/ calibration/ test/ above them; images with label_pattern or label_file; a zip"
+_DATA = (
+    "class folders, with or without train/ val/ calibration/ test/ above; images with label_pattern or label_file; a CSV; a zip"
+)
+
+# Keys that say where the labels stand; the others are for training.
+_DATA_KEYS = frozenset({"task", "label_pattern", "label_file", "image_column", "label_column", "label_separator", "seed"})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     scored.add_argument("reference", metavar="NAME:N", help="NAME alone is its production version")
     scored.add_argument("data", type=Path, help=_DATA)
     scored.add_argument("--html", type=Path, metavar="FILE", help="write the review as a page too")
-    _add_recipe(scored)
+    _add_recipe(scored, _DATA_KEYS)
     backbones = commands.add_parser("backbones", help="list the networks to choose from")
     backbones.add_argument("pattern", nargs="?", help="also every other CNN of timm that matches, as in 'convnext*'")
     sample = commands.add_parser("sample-data", help="unpack the sample data (Fashion-MNIST, 10 labels, 4,200 images)")
@@ -109,22 +115,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_DATA = "class folders, or train/ val/ calibration/ test/ with class folders in them; a zip of such; a CSV"
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
+def _add_recipe(parser: argparse.ArgumentParser, only: frozenset[str] | None = None) -> None:
     parser.add_argument(
         "--recipe", metavar="NAME|FILE", help=f"{', '.join(recipes.names())}; or a TOML file with any of the keys below"
     )
     keys = parser.add_argument_group("recipe keys, as --key value or key=value")
     for key, field in Recipe.model_fields.items():
+        if only is not None and key not in only:
+            continue
         default = "auto" if field.default is None else field.default
         text = f"{field.description or ''} (default: {default})".strip().replace("%", "%%")
         keys.add_argument(f"--{key.replace('_', '-')}", dest=f"recipe_{key}", metavar="VALUE", help=text)
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    flags = [f"{key}={value}" for key in Recipe.model_fields if (value := getattr(options, f"recipe_{key}")) is not None]
+    flags = [f"{key}={value}" for key in Recipe.model_fields if (value := getattr(options, f"recipe_{key}", None)) is not None]
     return Recipe.load(recipes.path_of(options.recipe), [*options.overrides, *flags])
 
 
@@ -144,12 +149,12 @@ def _data(options: argparse.Namespace, settings: HomeSettings) -> Path:
 
 def _fit(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
     recipe = _recipe(options)
-    from training.fit import Options, fit
-    from training.stop import Stop
-    from training.trackers import open_events
-
+    # Before torch is imported, which takes seconds.
     stop = Stop()
     stop.listen()
+    from training.fit import Options, fit
+    from training.trackers import open_events
+
     events = open_events(options.events, options.tensorboard, options.mlflow, options.name)
     try:
         chosen = Options(resume=options.resume, events=events, stop=stop)

@@ -162,11 +162,13 @@ def _reserve(shape: tuple[int, ...], work_root: Path) -> UInt8Array:
         DatasetError: If there is not enough room on disk either.
     """
     needed = int(np.prod(shape, dtype=np.int64))
-    allowed = int(available_bytes() * SHARE_FOR_PIXELS)
+    # torchrun's processes on one machine each hold all of the pixels.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    allowed = int(available_bytes() * SHARE_FOR_PIXELS / processes)
     if needed <= allowed:
         return np.empty(shape, dtype=np.uint8)
     work_root.mkdir(parents=True, exist_ok=True)
-    if needed > (free := shutil.disk_usage(work_root).free):
+    if needed > (free := shutil.disk_usage(work_root).free // processes):
         raise DatasetError(
             f"the decoded images take {needed} bytes; {allowed} may be used in memory, and {work_root} has {free} free on disk. "
             "Pass a smaller image_size, or use fewer images"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
 
@@ -46,6 +47,22 @@ class Device:
     def scaler(self) -> torch.amp.GradScaler:
         """A gradient scaler that does nothing unless the precision is fp16."""
         return torch.amp.GradScaler(self.torch.type, enabled=self.autocast_dtype is torch.float16)
+
+    @contextlib.contextmanager
+    def exact(self) -> Iterator[None]:
+        """Within, fp32 is fp32: on a GPU its products are otherwise rounded to TF32, which what is served is not."""
+        if not self.is_cuda:
+            yield
+            return
+        backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+        before = [backend.fp32_precision for backend in backends]
+        try:
+            for backend in backends:
+                backend.fp32_precision = "ieee"
+            yield
+        finally:
+            for backend, precision in zip(backends, before, strict=True):
+                backend.fp32_precision = precision
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read next is honest."""
@@ -81,7 +98,8 @@ def pick_device(*, deterministic: bool = False) -> Device:
         return Device(torch.device("cpu"), None)
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
-    torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True, warn_only=True)

@@ -49,13 +49,13 @@ class World:
         """This rank's share of `count` rows in order: sizes differ by at most one, and nothing is counted twice."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """Every rank's rows, in the order of ranks, on every rank; rows are CPU tensors."""
+    def gather(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Every rank's rows, in the order of ranks, on every rank; rows are CPU tensors, and a rank may have none."""
         if self.is_alone:
-            return rows
+            return torch.cat(list(rows))
         parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, rows)
-        return torch.cat(parts)
+        distributed.all_gather_object(parts, list(rows))
+        return torch.cat([row for part in parts for row in part])
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of a tensor over the ranks, on every rank."""
@@ -65,16 +65,20 @@ class World:
         distributed.all_reduce(value)
         return value / self.size
 
-    def any(self, value: bool, device: torch.device) -> bool:
-        """Whether it holds on any rank."""
+    def highest(self, value: int, device: torch.device) -> int:
+        """The highest of all ranks' values, on every rank."""
         if self.is_alone:
             return value
-        flag = torch.tensor(float(value), device=device)
-        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-        return bool(flag > 0)
+        most = torch.tensor(value, device=device)
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        return int(most)
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, on every rank; an error that it raises is raised on every rank."""
+        """What rank 0 makes, on every rank.
+
+        Raises:
+            Exception: Whatever `make` raises, on every rank.
+        """
         if self.is_alone:
             return make()
         box: list[Any] = [None, None]

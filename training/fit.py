@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.dataset import SPLITS
 from models.manifest import DatasetCard, canonical_json, check_name
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from models.registry import Registry
     from training.checkpoint import Snapshot
     from training.data import Images
+    from training.distributed import World
     from training.prepare import Prepared
     from training.selection import Candidate, Verdict
 
@@ -77,16 +78,21 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
     prepared = prepare(data, recipe, runs_root)
     try:
         world = prepared.world
-        request = {"name": name, "data": prepared.dataset.fingerprint(), "recipe": recipe.model_dump(mode="json")}
+        request = {
+            "name": name,
+            "data": prepared.dataset.fingerprint(),
+            "recipe": recipe.model_dump(mode="json"),
+            "number of processes": world.size,
+        }
         options.events("started", name=name, images=len(prepared.dataset.items), labels=len(prepared.dataset.labels))
-        begin = Run.resume if options.resume else Run.start
-        run = world.from_main(lambda: begin(runs_root, name, request))
+        run = _open_run(world, runs_root, name, request, resume=options.resume)
         try:
             trained = _train(prepared, run, options)
             manifest = world.from_main(lambda: _publish(name, prepared, trained, run, registry))
         except BaseException:
             if world.is_main and not run.has_checkpoint:
                 run.remove()
+            run.release()
             raise
         if world.is_main:
             run.remove()
@@ -98,6 +104,18 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
     if production != manifest.version:
         say(f"production is still {name}:{production}; to serve the new one: python -m models promote {manifest.reference}")
     return manifest
+
+
+def _open_run(world: World, runs_root: Path, name: str, request: dict[str, Any], *, resume: bool) -> Run:
+    """The run's folder, on every rank; rank 0 alone holds its lock."""
+    held: list[Run] = []
+
+    def begin() -> Path:
+        held.append((Run.resume if resume else Run.start)(runs_root, name, request))
+        return held[0].path
+
+    path = world.from_main(begin)
+    return held[0] if held else Run(path)
 
 
 @dataclass(frozen=True)
@@ -115,6 +133,7 @@ def _train(prepared: Prepared, run: Run, options: Options) -> _Trained:
     tuner = FineTuner(network, setting_of(prepared, options.stop, options.events, run.save))
     resumed = run.load()
     plan, sweep = _plan(tuner, prepared, resumed)
+    options.events("plan", **plan.to_json())
     states: dict[Candidate, dict[str, torch.Tensor]] = {"probe": probed.state}
     tuned: dict[Candidate, nn.Module] = {}
     result: FineTuned | None = None
@@ -152,7 +171,7 @@ def _plan(tuner: FineTuner, prepared: Prepared, resumed: Snapshot | None) -> tup
     recipe, train = prepared.recipe, prepared.splits["train"]
     sweep = None
     if recipe.lr == "auto" and recipe.epochs != 0:
-        sweep = find_lr(tuner, train, recipe)
+        sweep = find_lr(tuner, train, recipe, prepared.world.size)
         say_sweep(sweep)
         recipe = recipe.model_copy(update={"lr": sweep.chosen})
     plan = make_plan(
@@ -160,7 +179,7 @@ def _plan(tuner: FineTuner, prepared: Prepared, resumed: Snapshot | None) -> tup
         len(train),
         is_cuda=prepared.device.is_cuda,
         world=prepared.world.size,
-        seconds_per_step=lambda batch_size: tuner.seconds_per_step(train, batch_size),
+        seconds_per_step=lambda batch_size: tuner.stepper.seconds(train, batch_size),
     )
     return plan, sweep
 

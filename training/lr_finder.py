@@ -18,7 +18,7 @@ from training.distributed import leave
 from training.history import Sweep
 from training.loop import FineTuner
 from training.optim import default_lr
-from training.plan import default_batch_size
+from training.plan import batch_size_for
 from training.plots import LIGHT, sweep_curve
 from training.prepare import fit_head, prepare, setting_of
 from training.progress import bar, say
@@ -59,7 +59,8 @@ def lr_find(data: Path, recipe: Recipe, out: Path, work_root: Path) -> float:
     prepared = prepare(data, recipe, work_root)
     try:
         fit_head(prepared)
-        sweep = find_lr(FineTuner(prepared.pretrained.network, setting_of(prepared)), prepared.splits["train"], prepared.recipe)
+        tuner = FineTuner(prepared.pretrained.network, setting_of(prepared))
+        sweep = find_lr(tuner, prepared.splits["train"], prepared.recipe, prepared.world.size)
     finally:
         leave(prepared.world)
     say_sweep(sweep)
@@ -71,21 +72,22 @@ def lr_find(data: Path, recipe: Recipe, out: Path, work_root: Path) -> float:
     return sweep.chosen
 
 
-def find_lr(tuner: FineTuner, train: Images, recipe: Recipe) -> Sweep:
+def find_lr(tuner: FineTuner, train: Images, recipe: Recipe, world: int = 1) -> Sweep:
     """Sweep the rate up until the loss diverges, and choose one.
 
     Args:
         tuner: Its network is not changed.
         train: The training images.
         recipe: Batch size, optimizer, augmentation.
+        world: Number of processes.
     """
-    batch_size = min(recipe.batch_size or default_batch_size(len(train)), len(train))
+    batch_size = batch_size_for(recipe, len(train), world)
     lrs: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
     average = 0.0
     with bar("rates", _STEPS) as done:
-        for lr, loss in zip(_rates(), tuner.sweep(train, _rates(), batch_size, _HIGHEST), strict=False):
+        for lr, loss in zip(_rates(), tuner.stepper.sweep(train, _rates(), batch_size, _HIGHEST), strict=False):
             average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
             current = average / (1 - _SMOOTHING ** (len(losses) + 1))
             done.update()

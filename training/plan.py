@@ -78,6 +78,12 @@ def default_batch_size(images: int) -> int:
     return int(np.clip(2 ** int(math.log2(max(images / 40, 1))), 16, 256))
 
 
+def batch_size_for(recipe: Recipe, images: int, world: int) -> int:
+    """The recipe's batch size, or the rule's; never more than there are images, and a multiple of the processes."""
+    batch_size = min(recipe.batch_size or default_batch_size(images), max(2, images))
+    return max(world, batch_size // world * world)
+
+
 def rule_lr(recipe: Recipe, batch_size: int) -> float:
     """The recipe's rate, or the rule's where it has none or asks for a search."""
     return recipe.lr if isinstance(recipe.lr, float) else default_lr(recipe.optimizer, batch_size)
@@ -93,8 +99,7 @@ def make_plan(recipe: Recipe, images: int, *, is_cuda: bool, world: int, seconds
         world: Number of processes; the batch is a multiple of it.
         seconds_per_step: Times one step at a batch size; called only where epochs are left to us.
     """
-    batch_size = min(recipe.batch_size or default_batch_size(images), max(2, images))
-    batch_size = max(world, batch_size // world * world)
+    batch_size = batch_size_for(recipe, images, world)
     steps = max(1, images // batch_size)
     epochs = recipe.epochs
     if epochs is None:

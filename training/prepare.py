@@ -14,11 +14,11 @@ from training import backbone
 from training.data import decode_all, default_image_size
 from training.device import pick_device, seed_everything
 from training.distributed import World, join, leave
-from training.loop import Setting
 from training.normalise import Normalise
 from training.objective import make_objective
 from training.probe import embed, fit_probe, install
 from training.progress import Events, say
+from training.step import Setting
 from training.stop import Stop
 
 if TYPE_CHECKING:
@@ -98,7 +98,13 @@ def prepare(data: Path, recipe: Recipe, work_root: Path) -> Prepared:
         normalise=Normalise(pretrained.mean, pretrained.std),
         preprocessing=preprocessing,
         objective=objective,
-        recipe=recipe.model_copy(update={"image_size": size, "task": dataset.task}),
+        recipe=recipe.model_copy(
+            update={
+                "image_size": size,
+                "task": dataset.task,
+                "batch_norm": "frozen" if recipe.keeps_statistics else "train",
+            }
+        ),
         device=device,
         world=world,
     )
@@ -119,7 +125,7 @@ def setting_of(
         world=prepared.world,
         stop=stop or Stop(),
         events=events or Events(),
-        save=save if prepared.world.is_main else lambda snapshot: None,
+        save=save,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from training.forward import forward_all
 from training.progress import bar
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 PENALTIES = (1e-3, 1e-2, 1e-1)
 _DEFAULT_PENALTY = 1e-2
-_BATCH = 64
 # Measured: docs/experiments.md.
 _LEAST_SPREAD = 0.3
 _TINY = 1e-5
@@ -48,29 +48,21 @@ class Probe:
         return (embeddings @ self.weight.T + self.bias).numpy()
 
 
-@torch.no_grad()
 def embed(
     network: nn.Module, splits: Mapping[Split, Images], normalise: Normalise, device: Device, world: World
 ) -> dict[Split, torch.Tensor]:
-    """The pooled features of every image, `[N, D]` float32 on the CPU; computed once for all that needs them.
-
-    Several processes compute a share each.
-    """
+    """The pooled features of every image, `[N, D]` float32 on the CPU; computed once for all that needs them."""
     network.eval()
-    total = sum(-(-len(images) // _BATCH) for images in splits.values())
-    embeddings: dict[Split, torch.Tensor] = {}
+
+    def pooled(images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = network.forward_head(network.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        return features
+
+    total = sum(len(images.pixels[world.share(len(images))]) for images in splits.values())
     with bar("features", total) as done:
-        for split, images in splits.items():
-            pixels = images.pixels[world.share(len(images))]
-            parts = [torch.zeros(0, int(network.head_hidden_size))]  # type: ignore[arg-type]
-            for start in range(0, len(pixels), _BATCH):
-                batch = normalise(torch.from_numpy(pixels[start : start + _BATCH]), device)
-                # no autocast: the probe may be what is published
-                features = network.forward_features(batch)  # type: ignore[operator]
-                parts.append(network.forward_head(features, pre_logits=True).cpu())  # type: ignore[operator]
-                done.update()
-            embeddings[split] = world.gather(torch.cat(parts))
-    return embeddings
+        return {
+            split: forward_all(images.pixels, pooled, normalise, device, world, done.update) for split, images in splits.items()
+        }
 
 
 def fit_probe(

@@ -5,12 +5,12 @@ Stdout is for the result. Where several processes train together, rank 0 alone t
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from pydantic_core import to_json
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class JsonLines:
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write one line."""
-        self._file.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
+        self._file.write(to_json({"time": round(time.time(), 3), "event": event, **fields}, inf_nan_mode="null").decode() + "\n")
 
     def close(self) -> None:
         """Close the file."""

@@ -131,4 +131,9 @@ def _best(validation: Mapping[Candidate, AnyMetrics] | None, names: Sequence[Can
     if not validation:
         # Nothing to judge by: the gentlest step beyond the probe.
         return max(names, key=_PREFERENCE.index)
-    return min(reversed(_PREFERENCE), key=lambda name: validation[name].loss if name in validation else float("inf"))
+
+    def loss(name: Candidate) -> float:
+        value = validation[name].loss if name in validation else math.inf
+        return math.inf if math.isnan(value) else value
+
+    return min(reversed(_PREFERENCE), key=loss)

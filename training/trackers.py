@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from training.errors import TrainingError
-from training.progress import Events, JsonLines, Sink
+from training.progress import Events, JsonLines, Sink, is_main
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,8 @@ def open_events(json_lines: Path | None, tensorboard: Path | None, mlflow: str |
     Raises:
         TrainingError: If a package that is needed for it is not installed.
     """
+    if not is_main():
+        return Events()
     sinks: list[Sink] = []
     if json_lines is not None:
         sinks.append(JsonLines(json_lines))
@@ -44,7 +46,11 @@ class TensorBoard:
     """One scalar a number an epoch."""
 
     def __init__(self, folder: Path) -> None:
-        """Write event files into `folder`."""
+        """Write event files into `folder`.
+
+        Raises:
+            TrainingError: If TensorBoard is not installed.
+        """
         module = _require("torch.utils.tensorboard", "tensorboard")
         self._writer = module.SummaryWriter(str(folder))
 
@@ -62,23 +68,29 @@ class MLflow:
     """One run of the experiment named like the model, with a metric a number an epoch."""
 
     def __init__(self, uri: str, name: str) -> None:
-        """Start a run on the tracking server (or folder) at `uri`."""
+        """Start a run on the tracking server (or folder) at `uri`.
+
+        Raises:
+            TrainingError: If MLflow is not installed.
+        """
         self._mlflow = _require("mlflow", "mlflow-skinny")
         self._mlflow.set_tracking_uri(uri)
         self._mlflow.set_experiment(name)
         self._mlflow.start_run()
+        self._is_whole = False
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Log an epoch's numbers, and the plan and version as tags."""
+        """Log an epoch's numbers; what was asked for, planned and published as tags."""
         numbers = _of_epoch(event, fields)
         if numbers:
             self._mlflow.log_metrics(numbers, step=fields["epoch"])
-        elif event in {"started", "published"}:
+        elif event in {"started", "plan", "published"}:
+            self._is_whole = event == "published"
             self._mlflow.set_tags({f"{event}.{key}": value for key, value in fields.items()})
 
     def close(self) -> None:
-        """End the run."""
-        self._mlflow.end_run()
+        """End the run: finished where a version was published."""
+        self._mlflow.end_run("FINISHED" if self._is_whole else "FAILED")
 
 
 def _of_epoch(event: str, fields: Mapping[str, Any]) -> dict[str, float]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 EPOCHS = "epochs=12"
-KEYS = ["backbone=test_resnet", "pretrained=false", "image_size=32", "batch_size=8"]
+KEYS = ["backbone=test_resnet", "pretrained=false", "batch_norm=frozen", "image_size=32", "batch_size=8"]
 
 
 def train(home: Path, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
@@ -134,7 +134,7 @@ def test_events_are_json_lines_that_tell_the_whole_story(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in file.read_text().splitlines()]
     kinds = [event["event"] for event in events if event["event"] != "progress"]
-    assert kinds == ["started", "epoch", "epoch", "published"]
+    assert kinds == ["started", "plan", "epoch", "epoch", "published"]
     assert [event["time"] for event in events] == sorted(event["time"] for event in events)
     told = [event["loss"] for event in events if event["event"] == "epoch"]
     assert told == [entry["loss"] for entry in history(tmp_path, "birds")]

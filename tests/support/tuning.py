@@ -14,11 +14,12 @@ from models.recipe import Recipe
 from training.data import Images
 from training.device import Device
 from training.distributed import World
-from training.loop import FineTuner, Setting
+from training.loop import FineTuner
 from training.normalise import Normalise
 from training.objective import make_objective
 from training.plan import Plan
 from training.progress import Events
+from training.step import Setting
 from training.stop import Stop
 
 if TYPE_CHECKING:
@@ -49,7 +50,15 @@ def colours(count: int, seed: int = 0, task: Task = "single_label") -> Images:
 def recipe(**changes: Any) -> Recipe:
     """A random ResNet of half a million weights at 32 px, two epochs of 8."""
     return Recipe.model_validate(
-        {"backbone": "test_resnet", "pretrained": False, "image_size": SIZE, "epochs": 2, "batch_size": 8, **changes}
+        {
+            "backbone": "test_resnet",
+            "pretrained": False,
+            "batch_norm": "frozen",
+            "image_size": SIZE,
+            "epochs": 2,
+            "batch_size": 8,
+            **changes,
+        }
     )
 
 

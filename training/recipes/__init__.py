@@ -22,5 +22,9 @@ def path_of(recipe: str | None) -> Path | None:
 
 
 def named(name: str) -> Recipe:
-    """A recipe of ours."""
+    """A recipe of ours.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
     return Recipe.load(_FOLDER / f"{name}.toml")

@@ -289,6 +289,8 @@ def test_lr_auto_is_the_search_and_no_lr_is_the_rule() -> None:
         ({"imbalance": "logit_adjustment", "task": "regression"}, "imbalance belongs to single_label"),
         ({"augment": "none", "flip": True}, "augment=none"),
         ({"augment": "none", "erase": 0.5}, "augment=none"),
+        ({"label_separator": "|", "task": "single_label"}, "label_separator belongs to multi_label, task is single_label"),
+        ({"momentum": 0.5, "schedule": "one_cycle"}, "momentum is given, and schedule=one_cycle moves it"),
         ({"accumulate": 8, "batch_size": 4}, "accumulate is 8, more parts than the 4 images of batch_size"),
     ],
 )
@@ -321,3 +323,30 @@ def test_a_label_pattern_needs_one_group(pattern: str, words: str) -> None:
 def test_a_label_file_lies_inside_the_data(path: str) -> None:
     with pytest.raises(RecipeError, match="inside the data set's folder"):
         Recipe.from_mapping({"label_file": path})
+
+
+@pytest.mark.parametrize(
+    ("lr", "words"),
+    [("slice(1e-2, 1e-3)", "low first"), ("slice(1e-3, 2)", "at most 1"), ("slice(1e-4, 1e-3)", "give one of them")],
+)
+def test_what_is_wrong_with_a_slice_is_said_with_everything_else(lr: str, words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_mapping({"lr": lr, "stem_lr_scale": 0.5, "bogus": 1, "epochs": -1})
+
+    message = str(caught.value)
+    assert words in message
+    assert "recipe.lr: " in message
+    assert "recipe.bogus: is not a known key" in message
+    assert "recipe.epochs: " in message
+
+
+def test_true_is_no_rate() -> None:
+    with pytest.raises(RecipeError, match=r"recipe\.lr: "):
+        Recipe.from_mapping({"lr": True})
+
+
+def test_random_weights_have_no_statistics_to_keep() -> None:
+    assert Recipe().keeps_statistics
+    assert not Recipe(pretrained=False).keeps_statistics
+    assert Recipe(pretrained=False, batch_norm="frozen").keeps_statistics
+    assert not Recipe(batch_norm="train").keeps_statistics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,15 +11,18 @@ import torch
 
 from tests.support.tuning import colours, plan, recipe, tuner
 from training.checkpoint import Run
+from training.data import Images
 from training.errors import Preempted, TrainingError
 from training.stop import Stop
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from models.manifest import AnyMetrics
     from models.recipe import Recipe
     from training.checkpoint import Snapshot
     from training.loop import FineTuned
+    from training.source import Source
 
 pytestmark = pytest.mark.torch
 TRAIN, VALIDATION = colours(32), colours(12, seed=1)
@@ -79,8 +83,14 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, af
     first = tuner(chosen, TRAIN, stop=StopsAfter(after), save=stopped.save)
     with pytest.raises(Preempted):
         first.run(TRAIN, VALIDATION, plan(chosen, len(TRAIN)))
+    with pytest.raises(TrainingError, match="goes on in another process"):
+        Run.resume(tmp_path, "birds", {"seed": 0})
+    stopped.release()
+    with pytest.raises(TrainingError, match="had another seed; give the same"):
+        Run.resume(tmp_path, "birds", {"seed": 1})
     found = Run.resume(tmp_path, "birds", {"seed": 0})
     rest = tuner(chosen, TRAIN, save=found.save).run(TRAIN, VALIDATION, plan(chosen, len(TRAIN)), resumed=found.load())
+    found.remove()
     assert [entry.loss for entry in rest.epochs] == [entry.loss for entry in whole.epochs]
     assert [entry.validation_loss for entry in rest.epochs] == [entry.validation_loss for entry in whole.epochs]
     assert_same(rest.last, whole.last)
@@ -205,8 +215,89 @@ def test_fewer_images_than_a_batch_are_one_step() -> None:
 def test_timing_a_step_and_sweeping_rates_leave_the_network_as_it_was() -> None:
     timed = tuner(recipe(), TRAIN)
     before = weights(timed._network)
-    assert timed.seconds_per_step(TRAIN, 8) > 0
-    losses = list(timed.sweep(TRAIN, iter([1e-4, 1e-3, 1e-2]), 8, 1.0))
+    assert timed.stepper.seconds(TRAIN, 8) > 0
+    losses = list(timed.stepper.sweep(TRAIN, iter([1e-4, 1e-3, 1e-2]), 8, 1.0))
     assert len(losses) == 3
     after = weights(timed._network)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_term_during_validation_keeps_what_was_learnt_before(tmp_path: Path, epoch: int) -> None:
+    """Also after the last epoch, when no step is left to look at the request."""
+    stop, kept = Stop(), Run.start(tmp_path, "birds", {})
+    asked = tuner(recipe(), TRAIN, stop=stop, save=kept.save)
+    genuine = asked.evaluate
+
+    def evaluate_and_be_asked(network: torch.nn.Module, images: Images) -> AnyMetrics:
+        calls.append(1)
+        if len(calls) == epoch:
+            stop._asked(signal.SIGTERM, None)
+        return genuine(network, images)
+
+    calls: list[int] = []
+    asked.evaluate = evaluate_and_be_asked  # type: ignore[method-assign]
+    with pytest.raises(Preempted):
+        asked.run(TRAIN, VALIDATION, plan(recipe(), len(TRAIN)))
+    found = kept.load()
+    kept.remove()
+    assert found is not None
+    assert (found.progress["epoch"], found.progress["step"]) == (epoch, 0)
+
+
+def test_a_checkpoint_is_taken_within_an_epoch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.loop.CHECKPOINT_S", 0.0)
+    saved: list[Snapshot] = []
+    tuner(recipe(epochs=1), TRAIN, save=saved.append).run(TRAIN, None, plan(recipe(epochs=1), len(TRAIN)))
+    assert [snapshot.progress["step"] for snapshot in saved][:4] == [1, 2, 3, 4]
+
+
+def test_weights_that_the_last_step_ruined_are_named_like_a_loss_that_is_none() -> None:
+    ruined = tuner(recipe(epochs=1), TRAIN)
+    step = ruined.stepper.step
+
+    def last_step_ruins(*arguments: object) -> torch.Tensor:
+        loss = step(*arguments)  # type: ignore[arg-type]
+        if arguments[-1] == 3:
+            with torch.no_grad():
+                ruined.stepper.network.fc.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
+        return loss
+
+    ruined.stepper.step = last_step_ruins  # type: ignore[method-assign, assignment]
+    with pytest.raises(TrainingError, match="the loss became nan in epoch 1"):
+        ruined.run(TRAIN, VALIDATION, plan(recipe(epochs=1), len(TRAIN)))
+
+
+def test_a_batch_is_in_random_order_so_that_a_part_of_it_is_of_all_labels() -> None:
+    """Data lies label by label; parts of a sorted batch would each be of a few labels."""
+    order = np.argsort(TRAIN.targets, kind="stable")
+    train = Images(TRAIN.pixels[order], TRAIN.targets[order], tuple(TRAIN.items[int(row)] for row in order))
+    halves: list[torch.Tensor] = []
+    watched = tuner(recipe(epochs=1, accumulate=2), train)
+    genuine = watched.stepper._loss
+
+    def look(model: torch.nn.Module, source: Source, rows: np.ndarray, draws: torch.Tensor) -> torch.Tensor:
+        halves.append(source.take(rows)[1])
+        return genuine(model, source, rows, draws)
+
+    watched.stepper._loss = look  # type: ignore[method-assign]
+    watched.run(train, None, plan(recipe(epochs=1, accumulate=2), len(train)))
+    sorted_halves = sum(int(a.max()) <= int(b.min()) for a, b in zip(halves[::2], halves[1::2], strict=True))
+    assert sorted_halves == 0
+
+
+def test_measuring_halves_its_batches_where_memory_runs_out() -> None:
+    images = colours(70)
+    measured = tuner(recipe(), TRAIN)
+    whole = measured.outputs(measured.stepper.network, images)
+    forward, sizes = measured.stepper.network.forward, []
+
+    def room_for_twenty(batch: torch.Tensor) -> torch.Tensor:
+        if len(batch) > 20:
+            raise torch.OutOfMemoryError("no room")
+        sizes.append(len(batch))
+        return forward(batch)
+
+    measured.stepper.network.forward = room_for_twenty  # type: ignore[method-assign]
+    np.testing.assert_allclose(measured.outputs(measured.stepper.network, images), whole, atol=1e-5)
+    assert sizes == [16, 16, 16, 16, 6]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.recipe import Recipe
-from training.plan import Plan, default_batch_size, make_plan
+from training.plan import Plan, batch_size_for, default_batch_size, make_plan
 
 pytestmark = pytest.mark.torch
 
@@ -21,7 +21,7 @@ def test_a_batch_by_rule_gives_about_forty_steps(images: int, batch: int) -> Non
 
 def test_a_batch_is_never_larger_than_the_data_and_a_multiple_of_the_processes() -> None:
     assert made(Recipe(), 5).batch_size == 5
-    assert made(Recipe(batch_size=32), 1000, world=3).batch_size == 30
+    assert made(Recipe(batch_size=32), 1000, world=3).batch_size == batch_size_for(Recipe(batch_size=32), 1000, 3) == 30
     assert made(Recipe(), 3).steps_per_epoch == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,3 +61,18 @@ def test_mlflow_gets_a_run_with_metrics_and_the_version(tmp_path: Path, monkeypa
     assert run.data.tags["published.version"] == "4"
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [(entry.step, entry.value) for entry in history] == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_process_that_does_not_talk_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    events = open_events(tmp_path / "events.jsonl", tmp_path / "board", (tmp_path / "mlflow").as_uri(), "birds")
+    events("started", name="birds")
+    events.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_lines_are_json_even_where_a_loss_is_no_number(tmp_path: Path) -> None:
+    events = open_events(tmp_path / "events.jsonl", None, None, "birds")
+    events("progress", loss=float("nan"))
+    events.close()
+    assert json.loads((tmp_path / "events.jsonl").read_text(), parse_constant=pytest.fail)["loss"] is None
