@@ -98,11 +98,16 @@ class Dataset:
                     f"{self.root}: all images to train on have the same number, or there are none; expected numbers that differ"
                 )
             return
-        known = {label for target in trained for label in (target if isinstance(target, tuple) else (target,))}
+        if not trained:
+            there = ", ".join(sorted({item.split for item in self.items}))
+            raise DatasetError(f"{self.root} has no images to train on, only {there}; expected a folder called train")
+        known = {label for target in trained for label in _as_tuple(target)}
         for index, label in enumerate(self.labels):
             if index not in known:
+                held = sum(index in _as_tuple(item.target) for item in self.items)
                 raise DatasetError(
-                    f"{self.root}: label {label!r} has no image to train on; every label needs at least two images"
+                    f"{self.root}: label {label!r} has no image to train on"
+                    + (f"; its {held} are held out" if held else "")
                     + (f" ({len(self.skipped)} files were left out, the first is {self.skipped[0].path})" if self.skipped else "")
                 )
 
@@ -118,7 +123,11 @@ class Dataset:
         return "\t".join(self.labels[index] for index in ((target,) if isinstance(target, int) else target))
 
 
-def scan(root: Path, recipe: Recipe) -> Dataset:
+def _as_tuple(target: Target) -> tuple[float, ...]:
+    return target if isinstance(target, tuple) else (target,)
+
+
+def scan(root: Path, recipe: Recipe, *, for_training: bool = True) -> Dataset:
     """Find the images below `root`, what is to be learnt of them, and their splits.
 
     Equal bytes have one split already; near copies are known only after decoding (`Dataset.together`).
@@ -127,6 +136,7 @@ def scan(root: Path, recipe: Recipe) -> Dataset:
         root: Class folders, `train/ val/ ...` with class folders in them, a folder of files whose names or whose CSV say
             the label, or that CSV itself. A zip is unpacked first (`archive.unpacked`).
         recipe: Where the labels stand, the task, and the seed by which splits are drawn.
+        for_training: Whether something is to be learnt. Data that is only looked at needs no two labels, and all of it counts.
 
     Raises:
         DatasetError: If there are no images, or not enough to learn a difference from, or the labels contradict themselves.
@@ -149,6 +159,9 @@ def scan(root: Path, recipe: Recipe) -> Dataset:
         Draw(recipe.seed, given),
         notes=(*layout.notes, *targets.notes),
     )
+    if not for_training:
+        return found
+    targets.require_difference(layout)
     dataset = found.together({})
     dataset.require_training()
     return dataset

@@ -28,6 +28,8 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "cal": "calibration",
     "test": "test",
 }
+# What others call them. Not taken for them, since they may be labels; but nothing else beside them makes it plain.
+_NEARLY = frozenset({"training", "testing"})
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif"})
 
 
@@ -173,13 +175,20 @@ def _split(folders: Sequence[str], has_splits: bool) -> tuple[Split | None, Sequ
 
 
 def _has_splits(root: Path, files: Iterable[Path]) -> bool:
-    """Whether the folders at the top are splits: `train` says so.
+    """Whether the folders at the top are splits: `train` says so, or that all of them are called like splits.
 
     Raises:
-        DatasetError: If `train` stands beside a folder that is no split: its images would be a label, or be lost.
+        DatasetError: If `train` stands beside a folder that is no split, or splits stand where none are looked for: their
+            images would be labels.
     """
-    tops = {_below(root, path)[0] for path in files}
-    has_splits = "train" in {top.lower() for top in tops}
+    below = [_below(root, path) for path in files]
+    tops = {parts[0] for parts in below}
+    named = {top.lower() for top in tops}
+    if named & _NEARLY and named <= SPLIT_FOLDERS.keys() | _NEARLY:
+        raise DatasetError(f"{root} has {sorted(tops)}; rename them to train and test, so that they are splits and not labels")
+    if len(tops) == 1 and any(len(parts) > 3 and parts[1].lower() == "train" for parts in below):
+        raise DatasetError(f"{root} holds only {below[0][0]!r}, and the splits are in there; pass {root / below[0][0]}")
+    has_splits = "train" in named or (bool(named) and named <= SPLIT_FOLDERS.keys())
     others = sorted(top for top in tops if top.lower() not in SPLIT_FOLDERS)
     if has_splits and others:
         raise DatasetError(

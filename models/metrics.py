@@ -133,7 +133,8 @@ def _average_precision(probability: FloatArray, target: npt.NDArray[Any]) -> flo
     last_of_equals = np.append(np.flatnonzero(np.diff(probability[order])), len(order) - 1)
     found = hits[last_of_equals]
     gained = np.diff(found, prepend=0) / hits[-1]
-    return float((gained * found / (last_of_equals + 1)).sum())
+    # a sum of shares that make one may be a hair over it
+    return min(1.0, float((gained * found / (last_of_equals + 1)).sum()))
 
 
 def f1_per_label(selected: npt.NDArray[Any], targets: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -6,7 +6,6 @@ a number, and what becomes of a file that is named twice.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 MOST_NUMBERED_LABELS = 20
 # Tried in turn where task=multi_label is asked for; a space comes last, since labels may have some.
 SEPARATORS = ("|", ";", ",", " ")
+# Of a regression's numbers, as a share of the largest: a float32 has seven digits, and three of them are for the answer.
+_LEAST_SPREAD = 1e-4
+_MOST_NUMBER = 1e30
 # How a cell says that there is nothing in it.
 _MISSING = frozenset({"", "nan", "na", "null", "none"})
 # As people write numbers. 007 is a name.
@@ -51,16 +53,45 @@ class Targets:
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
 
+    def require_difference(self, layout: Layout) -> None:
+        """Refuse what nothing can be learnt from.
+
+        Raises:
+            DatasetError: If there are not two labels, or the numbers do not differ, or by too little to be told apart.
+        """
+        if self.task == "regression":
+            _require_spread(layout, [float(image.target) for image in self.images])  # type: ignore[arg-type]
+            return
+        least = 1 if self.task == "multi_label" else 2
+        if len(self.labels) >= least:
+            return
+        if layout.column is None and self.task == "single_label":
+            names = f"one label ({self.labels[0]!r})" if self.labels else "no label folders"
+            hint = "" if self.labels else "; label_pattern takes labels from file names, label_file from a CSV"
+            raise DatasetError(f"{layout.root} has {names}; expected at least two folders of images, one for each label{hint}")
+        names = f"only the label {self.labels[0]!r}" if self.labels else "no labels"
+        raise DatasetError(f"{layout.root} has {names}; expected at least {least}")
+
+
+def _require_spread(layout: Layout, values: list[float]) -> None:
+    if len(set(values)) < 2:
+        found = f"only the value {values[0]}" if values else "no values"
+        raise DatasetError(f"{layout.root} has {found} to learn; expected numbers that differ")
+    low, high = min(values), max(values)
+    if high - low < _LEAST_SPREAD * max(abs(low), abs(high)):
+        raise DatasetError(
+            f"{layout.root} has numbers from {low} to {high}, which differ too little for their size to be answered in fp32; "
+            "subtract a constant from all of them"
+        )
+
 
 def read_targets(layout: Layout, recipe: Recipe) -> Targets:
     """Turn words into targets of the recipe's task, or of the one that they suggest.
 
     Raises:
-        DatasetError: If a file is named twice with different labels, a number is none, or there is nothing to tell apart.
+        DatasetError: If a file is named twice with different labels, or a number is none.
     """
     task, notes = _task(layout, recipe)
-    if recipe.label_separator is not None and task != "multi_label":
-        raise DatasetError(f"label_separator belongs to task=multi_label, and the task is {task}")
     rows = layout.rows
     skipped: list[Skipped] = []
     if task != "multi_label":
@@ -83,7 +114,6 @@ def read_targets(layout: Layout, recipe: Recipe) -> Targets:
             Labelled(row.path, some if task == "multi_label" else some[0], row.split)
             for row, some in zip(merged, held, strict=True)
         )
-    _require_difference(layout, task, labels, images)
     gone = {row.path for row in merged}
     return Targets(task, labels, images, tuple(entry for entry in skipped if entry.path not in gone), notes)
 
@@ -106,7 +136,7 @@ def _task(layout: Layout, recipe: Recipe) -> tuple[Task, tuple[str, ...]]:
 
 
 def _is_number(text: str) -> bool:
-    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+    return _NUMBER.fullmatch(text) is not None and abs(float(text)) < _MOST_NUMBER
 
 
 def _is_labelled(row: Row, task: Task) -> bool:
@@ -120,11 +150,13 @@ def _is_labelled(row: Row, task: Task) -> bool:
         return False
     if task == "regression":
         try:
-            finite = math.isfinite(float(text))
+            finite = abs(float(text)) < _MOST_NUMBER
         except ValueError:
             finite = False
         if not finite:
-            raise DatasetError(f"{row.where} has {text!r}; with task=regression a finite number is expected")
+            raise DatasetError(
+                f"{row.where} has {text!r}; with task=regression a number is expected, below {_MOST_NUMBER:g} in size"
+            )
     return True
 
 
@@ -162,19 +194,3 @@ def _merged(rows: Iterable[Row], task: Task) -> list[Row]:
                 "row an image" + (" (task=multi_label unites them)" if task == "single_label" else "")
             )
     return list(merged.values())
-
-
-def _require_difference(layout: Layout, task: Task, labels: tuple[str, ...], images: tuple[Labelled, ...]) -> None:
-    if task == "regression":
-        values = {image.target for image in images}
-        if len(values) < 2:
-            found = f"only the value {next(iter(values))}" if values else "no values"
-            raise DatasetError(f"{layout.root} has {found} to learn; expected numbers that differ")
-        return
-    least = 1 if task == "multi_label" else 2
-    if len(labels) < least:
-        if layout.column is None and task == "single_label":
-            names = f"one label ({labels[0]!r})" if labels else "no label folders"
-            raise DatasetError(f"{layout.root} has {names}; expected at least two folders of images, one for each label")
-        names = f"only the label {labels[0]!r}" if labels else "no labels"
-        raise DatasetError(f"{layout.root} has {names}; expected at least {least}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.artifact import write_synced
@@ -23,6 +24,8 @@ from training.errors import TrainingError
 from training.progress import say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
 _REQUEST, _STATE, _TENSORS = "request.json", "state.json", "checkpoint-{}.safetensors"
@@ -64,7 +67,10 @@ class Run:
             say(f"{runs_root} holds no checkpoint of {name!r}: starting from the beginning")
             return cls.start(runs_root, name, request)
         newest = max(found, key=lambda path: (path / _STATE).stat().st_mtime_ns)
-        before = json.loads((newest / _REQUEST).read_text())
+        try:
+            before = json.loads((newest / _REQUEST).read_text())
+        except (OSError, ValueError) as err:
+            raise TrainingError(f"{newest / _REQUEST} cannot be read ({err}); delete {newest}") from err
         other = sorted(key for key in before.keys() | request.keys() if before.get(key) != request.get(key))
         if other:
             raise TrainingError(
@@ -74,10 +80,14 @@ class Run:
         return cls(newest, _locked(newest))
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint; a crash in between leaves the one before."""
+        """Write a checkpoint; a crash in between leaves the one before.
+
+        Raises:
+            TrainingError: If it cannot be written.
+        """
         number = int(self._state().get("number", 0)) + 1
         file = self.path / _TENSORS.format(number)
-        save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, file)
+        write_tensors(file, snapshot.tensors)
         descriptor = os.open(file, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -122,7 +132,21 @@ class Run:
             state: dict[str, Any] = json.loads((self.path / _STATE).read_text())
         except FileNotFoundError:
             return {}
+        except ValueError as err:
+            raise TrainingError(f"{self.path / _STATE} cannot be read ({err}); delete {self.path}") from err
         return state
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write safetensors.
+
+    Raises:
+        TrainingError: If they cannot be written.
+    """
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as err:
+        raise TrainingError(f"{path} cannot be written: {err}") from err
 
 
 def _locked(path: Path) -> int:

@@ -45,17 +45,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code."""
     options = _parse(arguments)
     os.environ.setdefault(*WAITING)
-    # Both, since a shell starts what runs in its background with SIGINT ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    # Said, since a shell starts what runs in its background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Before torch is imported, which takes seconds.
+    options.stop = Stop()
+    options.stop.listen()
     try:
         settings = read_home_settings()
         result = _COMMANDS[options.command](options, Registry(settings.registry_root), settings)
     except (ContractError, TrainingError, OSError) as err:
         sys.stderr.write(f"{err}\n")
         return EXIT_INPUT
-    except Preempted:
-        sys.stderr.write("\nstopped; what was trained so far is kept, and the same command with --resume goes on\n")
+    except Preempted as err:
+        kept = "what was trained so far is kept, and" if err.kept else "nothing was trained yet;"
+        goes_on = "goes on" if err.kept else "begins again"
+        sys.stderr.write(
+            f"\nstopped; {kept} the same command with --resume {goes_on}\n" if options.command == "fit" else "\nstopped\n"
+        )
         return EXIT_CHECKPOINTED
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; what was in progress is not published\n")
@@ -85,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--resume", action="store_true", help="go on with the run of this name that was stopped")
     fit.add_argument("--events", type=Path, metavar="FILE", help="append what happens to FILE, as JSON lines")
     fit.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="log the epochs to TensorBoard (needs that package)")
-    fit.add_argument("--mlflow", metavar="URI", help="log the epochs to MLflow (needs mlflow-skinny)")
+    fit.add_argument("--mlflow", metavar="URI", help="log the epochs to MLflow's server there (needs mlflow-skinny)")
     _add_recipe(fit)
     finder = commands.add_parser("lr-find", help="sweep the learning rate, and suggest one")
     finder.add_argument("data", type=Path, help=_DATA)
@@ -123,7 +129,7 @@ def _add_recipe(parser: argparse.ArgumentParser, only: frozenset[str] | None = N
     for key, field in Recipe.model_fields.items():
         if only is not None and key not in only:
             continue
-        default = "auto" if field.default is None else field.default
+        default = {"lr": "by rule"}.get(key, "auto") if field.default is None else field.default
         text = f"{field.description or ''} (default: {default})".strip().replace("%", "%%")
         keys.add_argument(f"--{key.replace('_', '-')}", dest=f"recipe_{key}", metavar="VALUE", help=text)
 
@@ -144,20 +150,19 @@ def _data(options: argparse.Namespace, settings: HomeSettings) -> Path:
     """Where the images lie; a zip is unpacked into the cache first."""
     from models.archive import unpacked
 
+    if options.data == Path():
+        raise TrainingError("the data set's path is empty; pass a folder, a CSV or a zip")
     return unpacked(options.data.expanduser(), settings.cache_root)
 
 
 def _fit(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
     recipe = _recipe(options)
-    # Before torch is imported, which takes seconds.
-    stop = Stop()
-    stop.listen()
     from training.fit import Options, fit
     from training.trackers import open_events
 
     events = open_events(options.events, options.tensorboard, options.mlflow, options.name)
     try:
-        chosen = Options(resume=options.resume, events=events, stop=stop)
+        chosen = Options(resume=options.resume, events=events, stop=options.stop)
         return fit(_data(options, settings), options.name, recipe, registry, settings.runs_root, chosen).reference
     finally:
         events.close()
@@ -185,8 +190,12 @@ def _evaluate(options: argparse.Namespace, registry: Registry, settings: HomeSet
     from models.dataset import scan
     from training.evaluate import evaluate
 
+    if options.html is not None and not options.html.parent.is_dir():
+        raise TrainingError(f"--html {options.html}: there is no folder {options.html.parent}")
     artifact = Artifact.load(registry.path(*registry.resolve(options.reference)))
-    found = evaluate(artifact, scan(_data(options, settings), recipe))
+    if recipe.task is None:
+        recipe = recipe.model_copy(update={"task": artifact.manifest.task})
+    found = evaluate(artifact, scan(_data(options, settings), recipe, for_training=False))
     if options.html is not None:
         options.html.write_text(found.page(), encoding="utf-8")
     return found.evaluation.to_bytes().decode().rstrip()

@@ -28,4 +28,10 @@ class ParityError(TrainingError):
 
 
 class Preempted(BaseException):
-    """The process was asked to end (SIGTERM). Like KeyboardInterrupt, it passes through what catches errors."""
+    """The process was asked to end (SIGTERM). Like KeyboardInterrupt, it passes through what catches errors.
+
+    Attributes:
+        kept: Whether there is a checkpoint to go on from.
+    """
+
+    kept = False

@@ -12,6 +12,7 @@ from models.manifest import DatasetCard, canonical_json, check_name
 from models.scan_report import SCAN_REPORT
 from training.checkpoint import Run
 from training.distributed import leave
+from training.errors import Preempted, TrainingError
 from training.history import HISTORY, History, Sweep
 from training.interpret import interpret
 from training.loop import FineTuned, FineTuner
@@ -75,6 +76,10 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
     started = time.monotonic()
     options = options or Options()
     check_name(name)
+    try:
+        runs_root.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise TrainingError(f"{runs_root} cannot be made ({err.strerror}); CANDOR_HOME says where state lives") from err
     prepared = prepare(data, recipe, runs_root)
     try:
         world = prepared.world
@@ -88,8 +93,10 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
         run = _open_run(world, runs_root, name, request, resume=options.resume)
         try:
             trained = _train(prepared, run, options)
-            manifest = world.from_main(lambda: _publish(name, prepared, trained, run, registry))
-        except BaseException:
+            manifest = world.from_main(lambda: _publish(name, prepared, trained, run, registry, options.stop))
+        except BaseException as err:
+            if isinstance(err, Preempted):
+                err.kept = run.has_checkpoint
             if world.is_main and not run.has_checkpoint:
                 run.remove()
             run.release()
@@ -184,7 +191,7 @@ def _plan(tuner: FineTuner, prepared: Prepared, resumed: Snapshot | None) -> tup
     return plan, sweep
 
 
-def _publish(name: str, prepared: Prepared, trained: _Trained, run: Run, registry: Registry) -> Manifest:
+def _publish(name: str, prepared: Prepared, trained: _Trained, run: Run, registry: Registry, stop: Stop) -> Manifest:
     network = prepared.pretrained.network
     prepared.objective.fold(network)
     sizes = {split: len(prepared.splits[split]) for split in SPLITS if split in prepared.splits}
@@ -206,6 +213,7 @@ def _publish(name: str, prepared: Prepared, trained: _Trained, run: Run, registr
         golden_pool=_golden_pool(prepared.splits),
         add_files=lambda folder: _add_files(folder, prepared, trained),
         finish=write_report,
+        stop=stop,
     )
     return publish(publication, registry, run.path)
 

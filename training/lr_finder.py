@@ -24,14 +24,15 @@ from training.prepare import fit_head, prepare, setting_of
 from training.progress import bar, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from models.recipe import Recipe
     from training.data import Images
 
-_LOWEST, _HIGHEST = 1e-7, 1.0
-_STEPS = 80
+# From a hundredth of the rule's rate: far below it, a sweep from the probe's solution sees nothing but the noise of its batches.
+_LOWEST, _HIGHEST = 1e-2, 1e3
+_STEPS = 60
 _SMOOTHING = 0.9
 # Beyond this many times the lowest smoothed loss nothing is learnt from going on.
 _DIVERGED = 4.0
@@ -82,12 +83,14 @@ def find_lr(tuner: FineTuner, train: Images, recipe: Recipe, world: int = 1) -> 
         world: Number of processes.
     """
     batch_size = batch_size_for(recipe, len(train), world)
+    rule = default_lr(recipe.optimizer, batch_size)
+    rates = np.geomspace(_LOWEST * rule, min(1.0, _HIGHEST * rule), _STEPS).tolist()
     lrs: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
     average = 0.0
     with bar("rates", _STEPS) as done:
-        for lr, loss in zip(_rates(), tuner.stepper.sweep(train, _rates(), batch_size, _HIGHEST), strict=False):
+        for lr, loss in zip(rates, tuner.stepper.sweep(train, iter(rates), batch_size, rates[-1]), strict=False):
             average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
             current = average / (1 - _SMOOTHING ** (len(losses) + 1))
             done.update()
@@ -96,7 +99,7 @@ def find_lr(tuner: FineTuner, train: Images, recipe: Recipe, world: int = 1) -> 
             lrs.append(lr)
             losses.append(loss)
             smoothed.append(current)
-    return choose_lr(lrs, losses, smoothed, default_lr(recipe.optimizer, batch_size))
+    return choose_lr(lrs, losses, smoothed, rule)
 
 
 def choose_lr(lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], rule: float) -> Sweep:
@@ -135,10 +138,6 @@ def say_sweep(sweep: Sweep) -> None:
         f"  learning rate: valley {sweep.valley:.1e}, steepest {sweep.steepest:.1e}, by rule {sweep.rule:.1e}; "
         f"used {sweep.chosen:.1e}{kept}"
     )
-
-
-def _rates() -> Iterator[float]:
-    return iter(np.geomspace(_LOWEST, _HIGHEST, _STEPS).tolist())
 
 
 def _valley(lrs: np.ndarray, losses: np.ndarray) -> float | None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from models.recipe import Recipe, Task
 
 _SMOOTHING = 0.05
-_LEAST_SPREAD = 1e-8
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def make_objective(task: Task, num_labels: int, recipe: Recipe, train_targets: n
         raise TrainingError(f"recipe.unit belongs to regression, and the data set's labels make it {task}")
     if task == "regression":
         centre, spread = float(train_targets.mean()), float(train_targets.std())
-        if spread < _LEAST_SPREAD * max(1.0, abs(centre)):
+        if spread == 0:
             raise TrainingError(f"every training image has the value {centre:g}; expected values that differ")
         return Objective(task, 1, centre=centre, spread=spread)
     if task == "multi_label":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from training.errors import TrainingError
 from training.optim import Schedule, default_lr
 from training.progress import say
 
@@ -98,8 +99,16 @@ def make_plan(recipe: Recipe, images: int, *, is_cuda: bool, world: int, seconds
         is_cuda: Whether a GPU trains; its default budget is longer.
         world: Number of processes; the batch is a multiple of it.
         seconds_per_step: Times one step at a batch size; called only where epochs are left to us.
+
+    Raises:
+        TrainingError: If the recipe cuts a step into more parts than it has images.
     """
     batch_size = batch_size_for(recipe, images, world)
+    if recipe.accumulate * world > batch_size:
+        raise TrainingError(
+            f"recipe.accumulate is {recipe.accumulate}, more parts than a step's {batch_size // world} images can be cut into; "
+            "lower it, or give a larger batch_size"
+        )
     steps = max(1, images // batch_size)
     epochs = recipe.epochs
     if epochs is None:

@@ -80,8 +80,8 @@ def prepare(data: Path, recipe: Recipe, work_root: Path) -> Prepared:
         size = recipe.image_size or default_image_size(dataset.of("train"), pretrained.image_size, recipe.seed)
         # The largest centred square, whole: cutting further into it is for photographs of one thing in the middle.
         preprocessing = standard_preprocessing(crop_ratio=1.0)
-        what = f"{len(dataset.labels)} labels" if dataset.task != "regression" else f"with a number ({dataset.labels[0]})"
-        say(f"{len(dataset.items)} images of {what}; {recipe.backbone} at {size} px, {device.describe()}")
+        what = f"of {len(dataset.labels)} labels" if dataset.task != "regression" else f"with a number ({dataset.labels[0]})"
+        say(f"{len(dataset.items)} images {what}; {recipe.backbone} at {size} px, {device.describe()}")
         dataset, splits, report = decode_all(dataset, preprocessing, size, work_root)
         world.same("images", dataset.fingerprint())
         for line in report.lines():

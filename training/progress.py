@@ -90,13 +90,18 @@ class Events:
 
     def __init__(self, sinks: Sequence[Sink] = ()) -> None:
         """Take the sinks; in a process that does not talk they are left alone."""
-        self._sinks = sinks if is_main() else ()
+        self._sinks = list(sinks) if is_main() else []
         self._next_progress = 0.0
 
     def __call__(self, event: str, **fields: Any) -> None:
-        """Tell of an event."""
-        for sink in self._sinks:
-            sink(event, fields)
+        """Tell of an event. A sink that fails is let go of, and said once: no log is worth the run."""
+        for sink in list(self._sinks):
+            try:
+                sink(event, fields)
+            except Exception as err:  # noqa: BLE001 - whatever a tracker raises
+                self._sinks.remove(sink)
+                _close(sink)
+                say(f"  {type(sink).__name__} failed ({str(err).splitlines()[0]:.200}); going on without it")
 
     def progress(self, **fields: Any) -> None:
         """Tell how far it is, at most once a second."""
@@ -107,7 +112,14 @@ class Events:
     def close(self) -> None:
         """Let every sink finish."""
         for sink in self._sinks:
-            sink.close()
+            _close(sink)
+
+
+def _close(sink: Sink) -> None:
+    try:
+        sink.close()
+    except Exception as err:  # noqa: BLE001 - whatever a tracker raises
+        say(f"  {type(sink).__name__} failed while it was closed ({str(err).splitlines()[0]:.200})")
 
 
 class Bar:

@@ -6,7 +6,7 @@ import io
 import platform
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from safetensors.torch import save_file
 
 from models.artifact import CONFIDENCE, GOLDEN, MODEL, WEIGHTS
 from models.decision import activate
@@ -30,8 +29,10 @@ from models.manifest import (
     canonical_json,
     recipe_sha256,
 )
+from training.checkpoint import write_tensors
 from training.export import export, open_session
 from training.progress import say
+from training.stop import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +86,8 @@ class Publication:
     # Writes further files into the artifact's folder; and those that name its version, once that is known.
     add_files: Callable[[Path], None] = lambda folder: None
     finish: Callable[[Path, Manifest], None] | None = None
+    # Between a version's appearance and its alias nothing may end the process.
+    stop: Stop = field(default_factory=Stop)
 
 
 def publish(publication: Publication, registry: Registry, runs_root: Path) -> Manifest:
@@ -119,9 +122,12 @@ def _publish(publication: Publication, registry: Registry, folder: Path) -> Mani
     what = "logits" if task != "regression" else f"values in {publication.unit}" if publication.unit else "values"
     say(f"  ONNX Runtime and torch agree to {exported.largest_difference:.1e} on {what} (batches of 1, 3 and 8)")
     (folder / GOLDEN).write_bytes(_golden(folder / MODEL, publication))
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, network.state_dict())
     publication.add_files(folder)
-    return registry.publish(folder, _card(publication, exported), publication.finish)
+    with publication.stop.deferred():
+        published = registry.publish(folder, _card(publication, exported), publication.finish)
+        publication.stop.never_mind()
+    return published
 
 
 def _card(publication: Publication, exported: Exported) -> Manifest:

@@ -90,7 +90,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.html.j2").render(page=page)
+    return environment.get_template("report.html.j2").render(page=page).lstrip()
 
 
 def _source(folder: Path, manifest: Manifest) -> Source:

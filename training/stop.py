@@ -34,6 +34,10 @@ class Stop:
         finally:
             self._is_deferred = False
 
+    def never_mind(self) -> None:
+        """From here on there is nothing left to stop: the result is published."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
     def _asked(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         if not self._is_deferred:

@@ -68,15 +68,19 @@ class MLflow:
     """One run of the experiment named like the model, with a metric a number an epoch."""
 
     def __init__(self, uri: str, name: str) -> None:
-        """Start a run on the tracking server (or folder) at `uri`.
+        """Start a run on the tracking server at `uri`.
 
         Raises:
-            TrainingError: If MLflow is not installed.
+            TrainingError: If MLflow is not installed, or does not take `uri`.
         """
         self._mlflow = _require("mlflow", "mlflow-skinny")
-        self._mlflow.set_tracking_uri(uri)
-        self._mlflow.set_experiment(name)
-        self._mlflow.start_run()
+        try:
+            self._mlflow.set_tracking_uri(uri)
+            self._mlflow.set_experiment(name)
+            self._mlflow.start_run()
+        except Exception as err:
+            reason = str(err).splitlines()[0]
+            raise TrainingError(f"--mlflow {uri} cannot be used: {reason:.200}; expected a server, as http://host:5000") from err
         self._is_whole = False
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:

@@ -141,6 +141,6 @@ def environment_section(manifest: Manifest) -> Section:
         facts.append(("parent", manifest.parent))
     if manifest.dataset:
         facts.append(("data fingerprint", manifest.dataset.fingerprint))
-    facts += [(name, version) for name, version in manifest.libraries.items()]
+    facts += [(name, version) for name, version in sorted(manifest.libraries.items())]
     table = Table("Origin and versions.", ("what", "value"), tuple(facts), text_columns=frozenset({0, 1}))
     return Section("environment", "Environment", (table,))

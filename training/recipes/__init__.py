@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models.errors import RecipeError
 from models.recipe import Recipe
 
 _FOLDER = Path(__file__).parent
@@ -15,10 +16,18 @@ def names() -> list[str]:
 
 
 def path_of(recipe: str | None) -> Path | None:
-    """The file of a recipe of ours; what is no name of one is a path. None is none."""
+    """The file of a recipe of ours; what is no name of one is a path. None is none.
+
+    Raises:
+        RecipeError: If it is neither.
+    """
     if recipe is None:
         return None
-    return _FOLDER / f"{recipe}.toml" if recipe in names() else Path(recipe)
+    if recipe in names():
+        return _FOLDER / f"{recipe}.toml"
+    if not Path(recipe).exists():
+        raise RecipeError(f"recipe {recipe!r} is no file, and none of ours: {', '.join(names())}")
+    return Path(recipe)
 
 
 def named(name: str) -> Recipe:

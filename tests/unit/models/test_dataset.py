@@ -216,11 +216,34 @@ def test_images_straight_below_a_folder_beside_split_folders_are_skipped(tmp_pat
     assert dataset.skipped == (Skipped(tmp_path / "samples" / "000.jpg", "lies outside the label folders"),)
 
 
-def test_split_folders_without_train_are_labels(tmp_path: Path) -> None:
-    write(tmp_path, "val/cat", 2)
-    write(tmp_path, "test/cat", 2)
+def test_split_folders_without_train_are_no_labels_and_nothing_to_train_on(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        write(tmp_path, f"val/{label}", 2)
+        write(tmp_path, f"test/{label}", 2)
 
-    assert scan(tmp_path, RECIPE).labels == ("test/cat", "val/cat")
+    with pytest.raises(DatasetError) as caught:
+        scan(tmp_path, RECIPE)
+    assert str(caught.value) == (f"{tmp_path} has no images to train on, only test, validation; expected a folder called train")
+    looked_at = scan(tmp_path, RECIPE, for_training=False)
+    assert (looked_at.labels, len(looked_at.items)) == (("cat", "dog"), 8)
+
+
+def test_splits_one_folder_too_deep_or_called_otherwise_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    write_splits(tmp_path / "deep" / "photos", train=5, val=2)
+    with pytest.raises(DatasetError, match=r"holds only 'photos', and the splits are in there; pass .*/deep/photos"):
+        scan(tmp_path / "deep", RECIPE)
+    for label in ("cat", "dog"):
+        write(tmp_path / "other", f"Training/{label}", 3)
+        write(tmp_path / "other", f"Testing/{label}", 3)
+    with pytest.raises(DatasetError, match=r"has \['Testing', 'Training'\]; rename them to train and test"):
+        scan(tmp_path / "other", RECIPE)
+
+
+def test_data_that_is_only_looked_at_needs_no_two_labels_and_keeps_copies(tmp_path: Path) -> None:
+    write(tmp_path, "cat", 2)
+    (tmp_path / "cat" / "copy.jpg").write_bytes(next((tmp_path / "cat").iterdir()).read_bytes())
+
+    assert len(scan(tmp_path, RECIPE, for_training=False).items) == 3
 
 
 def test_a_folder_beside_split_folders_that_is_no_split_is_refused_by_name(tmp_path: Path) -> None:
@@ -570,7 +593,10 @@ def test_images_without_label_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         scan(write(tmp_path, ".", 5), RECIPE)
 
-    assert str(caught.value) == f"{tmp_path} has no label folders; expected at least two folders of images, one for each label"
+    assert str(caught.value) == (
+        f"{tmp_path} has no label folders; expected at least two folders of images, one for each label; "
+        "label_pattern takes labels from file names, label_file from a CSV"
+    )
 
 
 def test_a_label_without_training_images_is_refused_by_name(tmp_path: Path) -> None:
@@ -580,4 +606,4 @@ def test_a_label_without_training_images_is_refused_by_name(tmp_path: Path) -> N
     with pytest.raises(DatasetError) as caught:
         scan(tmp_path, RECIPE)
 
-    assert str(caught.value) == f"{tmp_path}: label 'eel' has no image to train on; every label needs at least two images"
+    assert str(caught.value) == f"{tmp_path}: label 'eel' has no image to train on; its 3 are held out"

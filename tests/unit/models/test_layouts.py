@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from models.dataset import Dataset, Skipped, scan
-from models.errors import DatasetError
+from models.errors import DatasetError, RecipeError
 from models.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def test_names_may_hold_numbers_to_learn(tmp_path: Path) -> None:
 def test_a_name_that_is_no_number_is_refused_where_numbers_are_learnt(tmp_path: Path) -> None:
     write(tmp_path, "31_a.jpg", "x_b.jpg")
 
-    with pytest.raises(DatasetError, match=r"x_b\.jpg has 'x'; with task=regression a finite number is expected"):
+    with pytest.raises(DatasetError, match=r"x_b\.jpg has 'x'; with task=regression a number is expected"):
         scan(tmp_path, Recipe(label_pattern=r"^(.+)_", task="regression"))
 
 
@@ -145,5 +145,5 @@ def test_multi_label_leaves_the_names_of_folders_whole_unless_a_separator_is_giv
 def test_a_separator_contradicts_a_task_of_one_label(tmp_path: Path) -> None:
     write(tmp_path, "a/1.jpg", "b/1.jpg")
 
-    with pytest.raises(DatasetError, match="label_separator belongs to task=multi_label, and the task is single_label"):
-        scan(tmp_path, Recipe(task="single_label", label_separator="|"))
+    with pytest.raises(RecipeError, match="label_separator belongs to multi_label, task is single_label"):
+        scan(tmp_path, Recipe.from_mapping({"task": "single_label", "label_separator": "|"}))

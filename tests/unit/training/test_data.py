@@ -122,7 +122,7 @@ def test_a_label_without_a_readable_image_is_refused_with_the_first_file(tmp_pat
         decoded(scan(root, Recipe()), tmp_path)
 
     assert str(caught.value) == (
-        f"{root}: label 'red' has no image to train on; every label needs at least two images "
+        f"{root}: label 'red' has no image to train on; its 2 are held out "
         f"(2 files were left out, the first is {root / 'train' / 'red' / '000.png'})"
     )
 

@@ -61,6 +61,12 @@ def test_regression_learns_standardised_values_and_its_head_answers_in_the_unit(
     np.testing.assert_allclose(folded, objective.in_units(raw), rtol=1e-4)
 
 
+def test_small_numbers_that_differ_are_learnt() -> None:
+    values = np.linspace(0, 4e-12, 9, dtype=np.float32)[:, None]
+    targets = make_objective("regression", 1, Recipe(), values).tensor(values)
+    assert float(targets.std(correction=0)) == pytest.approx(1, rel=1e-3)
+
+
 def test_values_that_are_all_equal_are_refused() -> None:
     with pytest.raises(TrainingError, match="every training image has the value 7; expected values that differ"):
         make_objective("regression", 1, Recipe(), np.full((9, 1), 7, dtype=np.float32))

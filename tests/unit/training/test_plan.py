@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.recipe import Recipe
+from training.errors import TrainingError
 from training.plan import Plan, batch_size_for, default_batch_size, make_plan
 
 pytestmark = pytest.mark.torch
@@ -55,3 +56,10 @@ def test_the_frozen_phase_has_twice_the_rate_unless_it_is_given() -> None:
 def test_what_is_resolved_stands_in_the_recipe_as_it_was_asked_for() -> None:
     recipe = Recipe()
     assert recipe.model_copy(update=made(recipe, 320).resolved()).freeze_lr is None
+
+
+def test_more_parts_than_a_step_has_images_are_refused_before_the_first_step() -> None:
+    with pytest.raises(TrainingError, match=r"accumulate is 32, more parts than a step's 16 images"):
+        made(Recipe(accumulate=32), 500)
+    with pytest.raises(TrainingError, match=r"accumulate is 12, more parts than a step's 8 images"):
+        made(Recipe(accumulate=12), 500, world=2)

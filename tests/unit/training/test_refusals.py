@@ -134,4 +134,4 @@ def test_export_that_computes_something_else_is_not_published(tmp_path: Path, mo
 
 def test_recipe_that_is_neither_a_name_nor_a_file_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(home, capsys, "fit", "/no/such/folder", "--name", "birds", "--recipe", "fine_tun")
-    assert "recipe fine_tun cannot be read" in message
+    assert "recipe 'fine_tun' is no file, and none of ours: default, fine_tune" in message

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from training.errors import TrainingError
 from training.history import Epoch
 from training.trackers import open_events
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.torch
 
@@ -76,3 +74,17 @@ def test_json_lines_are_json_even_where_a_loss_is_no_number(tmp_path: Path) -> N
     events("progress", loss=float("nan"))
     events.close()
     assert json.loads((tmp_path / "events.jsonl").read_text(), parse_constant=pytest.fail)["loss"] is None
+
+
+def test_a_sink_that_fails_is_let_go_of_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = open_events(Path("/dev/full"), tmp_path / "board", None, "birds")
+    for number in (1, 2):
+        events("epoch", **epoch(number))
+    events.close()
+    assert capsys.readouterr().err.count("JsonLines failed ([Errno 28] No space left on device); going on without it") == 1
+    assert list((tmp_path / "board").iterdir())
+
+
+def test_a_tracking_server_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"--mlflow nonsense://x cannot be used: .*; expected a server"):
+        open_events(None, None, "nonsense://x", "birds")
