@@ -7,6 +7,7 @@ a number, and what becomes of a file that is named twice.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ def read_targets(layout: Layout, recipe: Recipe) -> Targets:
     """Turn words into targets of the recipe's task, or of the one that they suggest.
 
     Raises:
-        DatasetError: If a file is named twice with different labels, or a number is none.
+        DatasetError: If a file is named twice with different labels, a number is none, or a label cannot be read on a line.
     """
     task, notes = _task(layout, recipe)
     rows = layout.rows
@@ -108,6 +109,7 @@ def read_targets(layout: Layout, recipe: Recipe) -> Targets:
     else:
         labels = layout.columns or tuple({label for row in merged for label in row.labels})
         labels = tuple(sorted(labels))
+        _require_readable(layout, labels)
         index = {label: position for position, label in enumerate(labels)}
         held = [tuple(sorted({index[label] for label in row.labels})) for row in merged]
         images = tuple(
@@ -118,6 +120,12 @@ def read_targets(layout: Layout, recipe: Recipe) -> Targets:
     return Targets(task, labels, images, tuple(entry for entry in skipped if entry.path not in gone), notes)
 
 
+def _require_readable(layout: Layout, labels: tuple[str, ...]) -> None:
+    for label in labels:
+        if any(unicodedata.category(character) == "Cc" for character in label):
+            raise DatasetError(f"{layout.root}: the label {label!r} has a line break or another control character; rename it")
+
+
 def _task(layout: Layout, recipe: Recipe) -> tuple[Task, tuple[str, ...]]:
     """The task, and a sentence where it was found by looking at the labels."""
     if recipe.task is not None:
@@ -125,8 +133,14 @@ def _task(layout: Layout, recipe: Recipe) -> tuple[Task, tuple[str, ...]]:
     if recipe.label_separator is not None:
         return "multi_label", ()
     # Folders and names that are numbers are names of labels more often than not.
-    values = {row.labels[0] for row in layout.rows if row.labels[0].lower() not in _MISSING} if layout.column else set()
-    if not values or not all(map(_is_number, values)):
+    rows = {row.labels[0]: row for row in layout.rows if row.labels[0].lower() not in _MISSING} if layout.column else {}
+    odd = [row for value, row in rows.items() if not _is_number(value)]
+    values = rows.keys()
+    if odd and len(odd) * 20 < len(values):
+        raise DatasetError(
+            f"{layout.column!r} holds numbers, but {odd[0].where} has {odd[0].labels[0]!r}; mend it, or pass task=single_label"
+        )
+    if odd or not values:
         return "single_label", ()
     whole = all(float(value).is_integer() for value in values)
     what = f"{layout.column!r} holds {len(values)} different {'whole ' if whole else ''}numbers"

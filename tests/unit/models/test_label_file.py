@@ -77,7 +77,7 @@ def test_the_delimiter_is_the_one_that_parts_the_header_and_a_byte_order_mark_is
     assert learnt(scan(tmp_path, recipe())) == CATS_AND_DOGS
 
 
-def test_quotes_keep_delimiters_and_line_breaks_in_a_label_and_errors_count_lines(tmp_path: Path) -> None:
+def test_quotes_keep_delimiters_in_a_label_and_errors_count_lines(tmp_path: Path) -> None:
     table(four(tmp_path), "file,label", 'a.jpg,"cat, ""old\'"""', 'b.jpg,"dog\r\n wet"', "c.jpg,cat", "", "d.jpg")
 
     assert refusal(tmp_path) == "line 7 of labels.csv has 1 values, expected 2, as the header has"
@@ -429,9 +429,25 @@ def test_whole_numbers_are_labels_up_to_twenty_of_them(count: int, task: str, tm
 
 @pytest.mark.parametrize("odd", ["x", "007", "1_000", "1,5", "inf", "0x1F", "1e999", "e5", "-"])
 def test_one_value_that_people_would_not_write_for_a_number_makes_all_of_them_labels(odd: str, tmp_path: Path) -> None:
-    values = [f"{index}.5" for index in range(30)] * 2 + [f'"{odd}"'] * 2
+    values = [f"{index}.5" for index in range(10)] * 2 + [f'"{odd}"'] * 2
 
     assert scan(numbers(tmp_path, values), recipe()).task == "single_label"
+
+
+@pytest.mark.parametrize("odd", ["x", "inf", "1,5"])
+def test_a_column_of_numbers_but_for_one_is_refused_with_its_line(odd: str, tmp_path: Path) -> None:
+    numbers(tmp_path, [f"{index}.5" for index in range(30)] + [f'"{odd}"'])
+
+    assert refusal(tmp_path) == (
+        f"'angle' holds numbers, but line 32 of labels.csv has {odd!r}; mend it, or pass task=single_label"
+    )
+
+
+@pytest.mark.parametrize("label", ['"old\n cat"', "cat\x00", '"a\tb"'])
+def test_a_label_that_cannot_be_read_on_a_line_is_refused(label: str, tmp_path: Path) -> None:
+    table(four(tmp_path), "file,label", f"a.jpg,{label}", "b.jpg,dog", "c.jpg,cat", "d.jpg,dog")
+
+    assert "has a line break or another control character; rename it" in refusal(tmp_path)
 
 
 def test_asking_for_labels_or_for_numbers_decides(tmp_path: Path) -> None:
