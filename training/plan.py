@@ -120,7 +120,7 @@ def make_plan(recipe: Recipe, images: int, *, is_cuda: bool, world: int, seconds
 def _affordable_epochs(recipe: Recipe, epoch_s: float, *, is_cuda: bool) -> int:
     """Six epochs (docs/experiments.md), cut to what the time budget buys, but never below two."""
     budget_s = 60 * (recipe.budget_minutes or (_CUDA_BUDGET_MINUTES if is_cuda else _CPU_BUDGET_MINUTES))
-    epochs = min(_WANTED_EPOCHS, max(_LEAST_EPOCHS, int(budget_s / epoch_s)))
+    epochs = min(_WANTED_EPOCHS, max(_LEAST_EPOCHS, int(budget_s / epoch_s) - recipe.freeze_epochs))
     if epochs < _WANTED_EPOCHS:
         say(f"{epochs} of {_WANTED_EPOCHS} epochs fit {budget_s / 60:g} min here; pass --epochs {_WANTED_EPOCHS} for all of them")
     return epochs

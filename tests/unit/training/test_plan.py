@@ -32,6 +32,7 @@ def test_epochs_are_six_or_what_fits_and_never_below_two(capsys: pytest.CaptureF
     # 46 steps of a second: two epochs fit two minutes.
     assert made(Recipe(), 1500, step_s=0.8).epochs == 3
     assert "3 of 6 epochs fit 2 min here; pass --epochs 6" in capsys.readouterr().err
+    assert made(Recipe(freeze_epochs=1), 1500, step_s=0.8).epochs == 2
     assert made(Recipe(), 1500, step_s=100).epochs == 2
     assert made(Recipe(), 1500, step_s=0.8, is_cuda=True).epochs == 6
     assert made(Recipe(budget_minutes=10), 1500, step_s=0.8).epochs == 6
