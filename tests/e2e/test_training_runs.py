@@ -40,18 +40,19 @@ def history(home: Path, name: str, version: int = 1) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("keys", [[], ["batch_norm=train"]], ids=["batch norm frozen", "batch norm trained"])
 def test_two_processes_take_the_steps_of_one_and_end_with_equal_weights(tmp_path: Path, keys: list[str]) -> None:
-    for processes in (1, 2):
+    # Trained batch norm sees half a batch in each process, and so is another network; frozen it is the same to rounding.
+    for processes in (2,) if keys else (1, 2):
         command = [sys.executable, "-m", "tests.support.ranks", str(tmp_path), *keys]
         if processes == 2:
             command[1:2] = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
         done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    alone = json.loads((tmp_path / "0-of-1.json").read_text())
     first, second = (json.loads((tmp_path / f"{rank}-of-2.json").read_text()) for rank in (0, 1))
-    # Trained batch norm sees half a batch in each process, and so is another network; frozen it is the same to rounding.
-    for one, two in zip(alone, first, strict=True) if not keys else ():
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
-        assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-4)
+    if not keys:
+        alone = json.loads((tmp_path / "0-of-1.json").read_text())
+        for one, two in zip(alone, first, strict=True):
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+            assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-4)
     assert [entry["loss"] for entry in first] == [entry["loss"] for entry in second]
     assert [entry["validation_loss"] for entry in first] == [entry["validation_loss"] for entry in second]
     for kind in ("last", "ema"):
@@ -62,17 +63,13 @@ def test_two_processes_take_the_steps_of_one_and_end_with_equal_weights(tmp_path
 
 def test_fit_under_torchrun_publishes_one_version_and_talks_once(tmp_path: Path) -> None:
     data = write_colours(tmp_path / "photos", {"train": 16, "val": 5, "test": 7})
-    for processes in (1, 2):
-        done = train(tmp_path, "fit", str(data), "--name", f"on{processes}", *KEYS, "epochs=2", processes=processes)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines() == [f"on{processes}:1"]
-        assert done.stderr.count("published on") == 1
+    done = train(tmp_path, "fit", str(data), "--name", "birds", *KEYS, "epochs=2", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["birds:1"]
+    assert done.stderr.count("published on") == 1
     registry = Registry(tmp_path / "registry")
-    assert (registry.versions("on1"), registry.versions("on2")) == ([1], [1])
-    for one, two in zip(history(tmp_path, "on1"), history(tmp_path, "on2"), strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
-        assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-4)
-    test = registry.manifest("on2", 1).metrics.test  # type: ignore[union-attr]
+    assert registry.versions("birds") == [1]
+    test = registry.manifest("birds", 1).metrics.test  # type: ignore[union-attr]
     # 21 images on two processes: none is counted twice to make the shares equal.
     assert {scores.images for scores in test.values()} == {21}
 
@@ -139,17 +136,3 @@ def test_events_are_json_lines_that_tell_the_whole_story(tmp_path: Path) -> None
     told = [event["loss"] for event in events if event["event"] == "epoch"]
     assert told == [entry["loss"] for entry in history(tmp_path, "birds")]
     assert events[-1]["version"] == 1
-
-
-@pytest.mark.parametrize(("flag", "package"), [("--tensorboard", "tensorboard"), ("--mlflow", "mlflow-skinny")])
-def test_a_tracker_that_is_not_installed_is_said_before_any_work(tmp_path: Path, flag: str, package: str) -> None:
-    block = tmp_path / "blocked"
-    for module in ("tensorboard", "mlflow"):
-        (block / module).mkdir(parents=True)
-        (block / module / "__init__.py").write_text("raise ImportError('not here')")
-    data = write_colours(tmp_path / "photos", {"": 4})
-    command = [sys.executable, "-m", "training", "fit", str(data), "--name", "birds", *KEYS, flag, str(tmp_path / "log")]
-    env = environment(tmp_path) | {"PYTHONPATH": f"{block}"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == f"{package} is not installed; uv pip install -r requirements/tracking.txt\n"

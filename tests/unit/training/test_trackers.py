@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from training.cli import main
 from training.errors import TrainingError
 from training.history import Epoch
 from training.trackers import open_events
@@ -88,3 +90,17 @@ def test_a_sink_that_fails_is_let_go_of_and_said_once(tmp_path: Path, capsys: py
 def test_a_tracking_server_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"--mlflow nonsense://x cannot be used: .*; expected a server"):
         open_events(None, None, "nonsense://x", "birds")
+
+
+@pytest.mark.parametrize(
+    ("flag", "module", "package"), [("--tensorboard", "tensorboard", "tensorboard"), ("--mlflow", "mlflow", "mlflow-skinny")]
+)
+def test_a_tracker_that_is_not_installed_is_said_before_any_work(
+    flag: str, module: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CANDOR_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+
+    assert main(["fit", str(tmp_path / "photos"), "--name", "birds", flag, str(tmp_path / "log")]) == 2
+    assert capsys.readouterr().err == f"{package} is not installed; uv pip install -r requirements/tracking.txt\n"
