@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import ValidationError
 
+from models.confidence.evidence import EVIDENCE, Evidence
+from models.confidence.schema import Confidence
 from models.errors import ArtifactError, describe
-from models.manifest import UNSEALED, Confidence, Manifest
+from models.manifest import UNSEALED, Manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +40,7 @@ class Artifact:
     path: Path
     manifest: Manifest
     confidence: Confidence
+    evidence: Evidence
     model: bytes
     golden: bytes
 
@@ -53,7 +56,11 @@ class Artifact:
         model, stated, golden = (_read_checked(path / name, manifest.files[name]) for name in (MODEL, CONFIDENCE, GOLDEN))
         confidence = Confidence.parse(stated)
         confidence.check_fits(manifest.task, manifest.labels)
-        return cls(path, manifest, confidence, model, golden)
+        evidence = Evidence()
+        if EVIDENCE in manifest.files:
+            evidence = Evidence.from_bytes(_read_checked(path / EVIDENCE, manifest.files[EVIDENCE]))
+        evidence.check_fits(manifest.task, confidence, manifest.outputs)
+        return cls(path, manifest, confidence, evidence, model, golden)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from models.metrics import ECE_BINS
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FloatArray = npt.NDArray[np.float64]
 LEVEL = 0.95
 # The normal quantile of 0.975.
 _Z = 1.959963984540054
+_SHARE_TOLERANCE = 1e-9
 
 
 def wilson(counts: npt.ArrayLike, totals: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -70,3 +77,82 @@ def largest_chance_ece(confidence: npt.NDArray[np.floating], draws: int = 500, s
         for _ in range(draws)
     ]
     return float(np.quantile(errors, LEVEL))
+
+
+def clopper_pearson(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
+    """The exact interval (Clopper and Pearson 1934) of a share of `count` of `total`: never too short, unlike Wilson's.
+
+    Args:
+        count: 0..total.
+        total: At least 1.
+        level: Two-sided, in (0, 1).
+
+    Returns:
+        Lower and upper end in 0..1.
+    """
+    tail = (1 - level) / 2
+    # P(X >= count) rises with the share, and P(X <= count) falls; each end is where one of them is the tail.
+    low = 0.0 if count == 0 else _bisect(lambda share: 1 - binomial_cdf(count - 1, total, share) < tail)
+    high = 1.0 if count == total else _bisect(lambda share: binomial_cdf(count, total, share) > tail)
+    return low, high
+
+
+def is_surely_over(count: int, total: int, share: float) -> bool:
+    """Whether a share of `count` of `total` is over `share` with 95 % confidence: the one-sided exact lower bound is."""
+    return count > 0 and 1 - binomial_cdf(count - 1, total, share) < 1 - LEVEL
+
+
+def binomial_cdf(count: int, total: int, share: float) -> float:
+    """P(X <= count) of a binomial with `total` draws."""
+    if share <= 0 or share >= 1:
+        return float(share <= 0 or count >= total)
+    k = np.arange(count + 1)
+    log_choose = _log_factorial(total) - _log_factorial(k) - _log_factorial(total - k)
+    return float(min(1.0, np.exp(log_choose + k * np.log(share) + (total - k) * np.log1p(-share)).sum()))
+
+
+def covered_by_chance(known: int, asked: int, level: float, confidence: float = 0.99) -> tuple[float, float]:
+    """Between which shares the coverage of a correct conformal predictor lies on `asked` images, given `known` scores.
+
+    The number that are covered is beta-binomial (Vovk 2012): both the scores and the new images are drawn. A binomial
+    interval, as if the scores were all there are, calls a correct predictor wrong one time in seven.
+
+    Args:
+        known: Calibration scores, at least 1.
+        asked: New images, at least 1.
+        level: The coverage that is promised, in (0, 1).
+        confidence: Of the interval, in (0, 1).
+    """
+    rank = min(int(np.ceil((known + 1) * level - 1e-9)), known)
+    a, b = rank, known + 1 - rank
+    k = np.arange(asked + 1)
+    log_p = (
+        _log_factorial(asked) - _log_factorial(k) - _log_factorial(asked - k)
+        + _log_factorial(a + k - 1) + _log_factorial(b + asked - k - 1) - _log_factorial(a + b + asked - 1)
+        - _log_factorial(a - 1) - _log_factorial(b - 1) + _log_factorial(a + b - 1)
+    )  # fmt: skip
+    below = np.cumsum(np.exp(log_p))
+    tail = (1 - confidence) / 2
+    low, high = int(np.searchsorted(below, tail)), int(np.searchsorted(below, 1 - tail))
+    return low / asked, min(high, asked) / asked
+
+
+def _bisect(is_below: Callable[[float], bool]) -> float:
+    """The share in 0..1 up to which `is_below` holds."""
+    low, high = 0.0, 1.0
+    while high - low > _SHARE_TOLERANCE:
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_below(middle) else (low, middle)
+    return (low + high) / 2
+
+
+def _log_factorial(number: npt.ArrayLike) -> FloatArray:
+    """Ln n! of each."""
+    given = np.asarray(number)
+    return _log_factorials(1 << int(given.max(initial=0)).bit_length())[given]
+
+
+@lru_cache(maxsize=32)
+def _log_factorials(size: int) -> FloatArray:
+    """Ln n! for n in 0..size."""
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, size + 1)))])

@@ -1,6 +1,6 @@
 """The card of an artifact: what it is, how to feed it, where it came from.
 
-Owns the schema of `manifest.json` and `confidence.json`. Knows nothing of files on disk (`artifact`) or of names and
+Owns the schema of `manifest.json`. Knows nothing of files on disk (`artifact`) or of names and
 aliases (`registry`). There are no defaults for anything that changes a prediction: a field that is missing is an error.
 """
 
@@ -11,17 +11,17 @@ import json
 import re
 from collections import Counter
 from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from models.errors import ManifestError, describe
-from models.frozen import Frozen
+from models.errors import ManifestError
+from models.frozen import Frozen, parse_json
 from models.recipe import Recipe, Task  # noqa: TC001 - pydantic reads the annotations
 from models.scores import METRICS_OF, AnyMetrics, Metrics, MultiLabelMetrics, RegressionMetrics, SplitMetrics, without_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from models.confidence.schema import Confidence
 
 # Blocks of a manifest that are defined elsewhere: who reads or writes one finds all of it here.
 __all__ = ["AnyMetrics", "Frozen", "Metrics", "MultiLabelMetrics", "RegressionMetrics", "SplitMetrics"]
@@ -36,8 +36,6 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A file, or a file in one folder: so that no manifest can point outside its own directory.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")]
-
-T = TypeVar("T", bound=BaseModel)
 
 
 class InputSpec(Frozen):
@@ -93,67 +91,6 @@ class DatasetCard(Frozen):
     fingerprint: Sha256
     splits: dict[Literal["train", "validation", "calibration", "test"], int]
     skipped: int = Field(ge=0)
-
-
-class Temperature(Frozen):
-    """The calibration scalar: probabilities are softmax or sigmoid of logits / value. 1 leaves them as they are.
-
-    A regression has none to fit: its value is 1, and the status is that of the evidence for its interval.
-    """
-
-    value: float = Field(gt=0)
-    status: Literal["ok", "partial", "none"]
-    images: int = Field(ge=0)
-    reason: str | None
-
-
-class Interval(Frozen):
-    """How far from a regression's answer the truth lies: within `half_width` (in its unit) for the share `level`."""
-
-    level: float = Field(gt=0, lt=1)
-    half_width: float = Field(ge=0)
-    images: int = Field(ge=1)
-    method: Literal["split_conformal"]
-    reason: str | None
-
-
-class Confidence(Frozen):
-    """`confidence.json`: everything that turns logits into statements of confidence.
-
-    `thresholds` has, with task `multi_label`, the probability from which on each label is selected. `interval` belongs to
-    `regression`; null where too few images were held out to know one, and the temperature's reason says so.
-    """
-
-    schema_version: Literal[1]
-    temperature: Temperature
-    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None
-    interval: Interval | None
-
-    def check_fits(self, task: Task, labels: Sequence[str]) -> None:
-        """Refuse what belongs to another task or to other labels: the service would have to guess.
-
-        Raises:
-            ManifestError: If thresholds are missing or of other labels, or a value stands where its task has none.
-        """
-        given = None if self.thresholds is None else sorted(self.thresholds)
-        if given != (sorted(labels) if task == "multi_label" else None):
-            expected = f"one for each of {list(labels)!r:.80}" if task == "multi_label" else "null"
-            raise ManifestError(
-                f"confidence.thresholds has {given!r:.80}, expected {expected} with task {task}; publish it again with training"
-            )
-        if self.interval is not None and task != "regression":
-            raise ManifestError(f"confidence.interval belongs to regression, expected null with task {task}")
-        if self.temperature.value != 1 and task == "regression":
-            raise ManifestError(f"confidence.temperature.value is {self.temperature.value}, expected 1 with task regression")
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read `confidence.json`.
-
-        Raises:
-            ManifestError: If a key is missing, unknown or out of range.
-        """
-        return _parse(cls, data, "confidence")
 
 
 class Manifest(Frozen):
@@ -228,7 +165,7 @@ class Manifest(Frozen):
         Raises:
             ManifestError: If a key is missing, unknown or out of range, or the schema is another version's.
         """
-        return _parse(cls, data, "manifest")
+        return parse_json(cls, data, lambda path: f"manifest.{without_tag(path)}")
 
 
 def canonical_json(value: BaseModel) -> bytes:
@@ -252,14 +189,6 @@ def check_name(name: str) -> str:
             f"{name!r:.80} cannot name a model; use up to 63 small letters, digits, '-' and '_', starting with a letter or digit"
         )
     return name
-
-
-def _parse(kind: type[T], data: bytes, prefix: str) -> T:
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as err:
-        findings = describe(err, lambda path: f"{prefix}.{without_tag(path)}")
-        raise ManifestError(f"{findings}\nexport it again with training, or use the candor that wrote it") from err
 
 
 def summary(manifest: Manifest, confidence: Confidence) -> dict[str, Any]:

@@ -103,6 +103,20 @@ def load_image(data: bytes, preprocessing: Preprocessing, height: int, width: in
     return np.asarray(small, dtype=np.uint8)
 
 
+def seen_box(
+    data: bytes, preprocessing: Preprocessing, height: int, width: int, limits: Limits = DEFAULT_LIMITS
+) -> tuple[float, float, float, float]:
+    """Which part of the upright image `load_image` keeps: left, top, right, bottom, as shares of its width and height.
+
+    Raises:
+        ImageError: As `load_image`, of what the header shows.
+    """
+    image = _open(data, limits)
+    across, down = image.size if _orientation(image) < 5 else image.size[::-1]
+    left, top, right, bottom = _crop_box((across, down), (width, height), preprocessing.crop_ratio)
+    return left / across, top / down, right / across, bottom / down
+
+
 _UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -22,10 +22,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models import artifact
 from models.artifact import MANIFEST, read_manifest
 from models.errors import ConflictError, NothingToRollBackError, RegistryError, UnknownModelError, describe
-from models.manifest import NAME_PATTERN, Confidence, Manifest, check_name
+from models.manifest import NAME_PATTERN, Manifest, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from models.confidence.schema import Confidence
 
 HISTORY = 50
 _FOLDER_MODE, _FILE_MODE = 0o755, 0o644

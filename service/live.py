@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from models.manifest import Confidence, Manifest
+    from models.confidence.schema import Confidence
+    from models.manifest import Manifest
     from models.preprocess import UInt8Array
     from service.metrics import Metrics
     from service.runtime.port import Runtime

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from models.confidence.schema import Interval, Temperature
 from models.decision import activate, in_order, probabilities
-from models.manifest import Interval, Temperature
 from models.metrics import DEFAULT_THRESHOLD, binary_cross_entropy, negative_log_likelihood
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from timm.data import ImageNetInfo
 
-from models.manifest import Temperature, check_name
+from models.confidence.schema import Temperature
+from models.manifest import check_name
 from models.preprocess import standard_preprocessing
 from training import backbone
 from training.calibrate import Calibration

@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 from models.artifact import CONFIDENCE, GOLDEN, MODEL, WEIGHTS
+from models.confidence.schema import Confidence
 from models.decision import activate
 from models.manifest import (
     SCHEMA_VERSION,
     UNSEALED,
     Backbone,
-    Confidence,
     DatasetCard,
     InputSpec,
     Manifest,
@@ -112,9 +112,7 @@ def publish(publication: Publication, registry: Registry, runs_root: Path) -> Ma
 
 def _publish(publication: Publication, registry: Registry, folder: Path) -> Manifest:
     network, task, fitted = publication.pretrained.network, publication.task, publication.calibration
-    confidence = Confidence(
-        schema_version=1, temperature=fitted.temperature, thresholds=fitted.thresholds, interval=fitted.interval
-    )
+    confidence = Confidence.without_evidence(fitted.temperature, fitted.thresholds, fitted.interval, "not fitted yet")
     confidence.check_fits(task, publication.labels)
     (folder / CONFIDENCE).write_bytes(canonical_json(confidence))
     say(f"exporting ONNX at {publication.image_size} px")

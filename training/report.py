@@ -22,7 +22,8 @@ from training.page.source import Source
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from models.manifest import Confidence, Manifest
+    from models.confidence.schema import Confidence
+    from models.manifest import Manifest
     from models.review_schema import Review
     from training.page.parts import Page
 

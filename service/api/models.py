@@ -14,7 +14,8 @@ from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
 from service.errors import UnknownModelError
 
 if TYPE_CHECKING:
-    from models.manifest import Confidence, Manifest
+    from models.confidence.schema import Confidence
+    from models.manifest import Manifest
     from service.engine import Engine, EngineRef
 
 _MAX_VERSIONS = 100

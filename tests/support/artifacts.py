@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from models import artifact
-from models.manifest import Backbone, Confidence, InputSpec, Manifest, OutputSpec, Temperature, canonical_json
+from models.confidence.schema import Confidence, Temperature
+from models.manifest import Backbone, InputSpec, Manifest, OutputSpec, canonical_json
 from models.preprocess import standard_preprocessing
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def make_manifest(**changes: Any) -> Manifest:
 def make_confidence(temperature: float = 1.5) -> Confidence:
     """A temperature fitted on 40 images, and nothing else."""
     fitted = Temperature(value=temperature, status="ok", images=40, reason=None)
-    return Confidence(schema_version=1, temperature=fitted, thresholds=None, interval=None)
+    return Confidence.without_evidence(fitted, None, None, "made for a test")
 
 
 def write_files(folder: Path, model: bytes = MODEL, temperature: float = 1.5) -> Path:

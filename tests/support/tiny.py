@@ -15,17 +15,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.artifact import CONFIDENCE, GOLDEN, MODEL
-from models.manifest import (
-    UNSEALED,
-    Backbone,
-    Confidence,
-    InputSpec,
-    Interval,
-    Manifest,
-    OutputSpec,
-    Temperature,
-    canonical_json,
-)
+from models.confidence.schema import Confidence, Interval, Temperature
+from models.manifest import UNSEALED, Backbone, InputSpec, Manifest, OutputSpec, canonical_json
 from models.preprocess import standard_preprocessing
 from models.registry import Registry
 
@@ -127,7 +118,7 @@ def write_tiny(folder: Path, tiny: Tiny, temperature: float = 1.0, golden: np.nd
     np.savez_compressed(buffer, images=images, logits=tiny.logits(images) if golden is None else golden)
     (folder / GOLDEN).write_bytes(buffer.getvalue())
     fitted = Temperature(value=temperature, status="ok", images=100, reason=None)
-    confidence = Confidence(schema_version=1, temperature=fitted, thresholds=tiny.thresholds, interval=tiny.interval)
+    confidence = Confidence.without_evidence(fitted, tiny.thresholds, tiny.interval, "made for a test")
     (folder / CONFIDENCE).write_bytes(canonical_json(confidence))
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from models.manifest import Confidence, Manifest
+    from models.confidence.schema import Confidence
+    from models.manifest import Manifest
     from models.review_schema import Review
     from training.history import History
     from training.page.parts import Pictures

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.confidence.schema import Confidence
 from models.errors import ManifestError
-from models.manifest import Confidence, DatasetCard, Manifest, Metrics, SplitMetrics, check_name, recipe_sha256, summary
+from models.manifest import DatasetCard, Manifest, Metrics, SplitMetrics, check_name, recipe_sha256, summary
 from models.recipe import Recipe
 from tests.support.artifacts import make_confidence, make_manifest
 

@@ -10,20 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.artifact import Artifact
+from models.confidence.schema import Confidence, Interval, Temperature
 from models.errors import ManifestError
-from models.manifest import (
-    AnyMetrics,
-    Confidence,
-    Interval,
-    Manifest,
-    Metrics,
-    MultiLabelMetrics,
-    OutputSpec,
-    RegressionMetrics,
-    SplitMetrics,
-    Temperature,
-    summary,
-)
+from models.manifest import AnyMetrics, Manifest, Metrics, MultiLabelMetrics, OutputSpec, RegressionMetrics, SplitMetrics, summary
 from tests.support.artifacts import make_confidence, make_manifest, write_artifact
 
 SINGLE = SplitMetrics(images=40, accuracy=0.9, macro_recall=0.88, nll=0.31, ece=0.02)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.confidence.schema import Interval
 from models.decision import activate
-from models.manifest import Interval
 from models.metrics import binary_cross_entropy, f1_per_label
 from training.calibrate import (
     HIGHEST,

@@ -14,8 +14,8 @@ import torch
 
 import training.export as export_module
 from models.artifact import Artifact
+from models.confidence.schema import Interval, Temperature
 from models.errors import ManifestError
-from models.manifest import Interval, Temperature
 from models.preprocess import standard_preprocessing
 from models.registry import Registry
 from service.live import Plan, load

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.confidence.schema import Confidence, Interval, Temperature
 from models.dataset import Item
 from models.errors import ArtifactError
-from models.manifest import Confidence, Interval, Temperature
 from models.registry import Registry
 from models.review_schema import RegressionReview
 from tests.support.artifacts import make_confidence, make_manifest, write_files
@@ -157,12 +157,8 @@ def test_artifact_without_review_and_history_says_so(tmp_path: Path) -> None:
 
 def test_version_with_nothing_held_out_promises_nothing(tmp_path: Path) -> None:
     folder = write_all(tmp_path / "all", made_up(4, {"train": 60}, labels=LABELS))
-    none = Confidence(
-        schema_version=1,
-        temperature=Temperature(value=1.0, status="none", images=0, reason="no held-out images to calibrate on"),
-        thresholds=None,
-        interval=None,
-    )
+    why = "no held-out images to calibrate on"
+    none = Confidence.without_evidence(Temperature(value=1.0, status="none", images=0, reason=why), None, None, why)
     (folder / "confidence.json").write_text(none.model_dump_json())
     write_report(folder, make_card())
     text = Html((folder / REPORT).read_text()).text

@@ -1,0 +1,99 @@
+"""Is this image like the ones that the model learnt from? A softmax cannot say: it has to name one of its labels.
+
+The distance of an image's embedding to the nearest label's centre is measured in the directions in which images of one
+label differ (Mahalanobis distance; Lee et al. 2018) after scaling embeddings to length 1 (Mueller and Hein 2025), and turned
+into a p-value by the distances of calibration images (Bates et al. 2023): of images like those, 5 % have one below 0.05.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from models.confidence.conformal import p_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FloatArray = npt.NDArray[np.float64]
+Verdict = Literal["familiar", "unusual", "unknown"]
+# How often an image like the calibration images is called that, or worse.
+UNUSUAL, UNKNOWN = 0.05, 0.01
+# Directions that are kept one by one; the others share one variance. Any number from 16 to 512 does as well.
+RANK = 64
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """Centres and spread of the training images' embeddings, and how far calibration images are from them.
+
+    Attributes:
+        centres: `[G, D]`, of each label's images; a single one where labels do not part the images.
+        axes: `[r, D]`, orthonormal: the directions in which images of one label differ most.
+        variances: `[r]`, along them.
+        rest: The variance along each of the other directions.
+        distances: `[n]`, rising: of calibration images, which were in none of the above.
+    """
+
+    centres: FloatArray
+    axes: FloatArray
+    variances: FloatArray
+    rest: float
+    distances: FloatArray
+
+    def distance(self, embeddings: npt.NDArray[np.floating]) -> FloatArray:
+        """Squared distance to the nearest centre, in variances, `[N]`.
+
+        Args:
+            embeddings: `[N, D]`.
+        """
+        directions = unit_length(embeddings).astype(np.float64)
+        # offsets from every centre along every axis, N x G x r
+        along = (directions @ self.axes.T)[:, None] - (self.centres @ self.axes.T)[None]
+        # squared lengths of the offsets, N x G
+        whole = np.square(directions).sum(axis=1)[:, None] + np.square(self.centres).sum(axis=1) - 2 * directions @ self.centres.T
+        squared = np.square(along)
+        # What is not along the axes; rounding may make it less than nothing.
+        beyond = np.maximum(whole - squared.sum(axis=2), 0.0)
+        return np.asarray((squared / self.variances).sum(axis=2) + beyond / self.rest).min(axis=1)
+
+    def p_value(self, distance: float) -> float:
+        """How often an image like the calibration images is as far away, in (0, 1]."""
+        return p_value(self.distances, distance)
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """What `from_arrays` takes back; in float32, but for what a p-value is compared with."""
+        return {
+            "centres": self.centres.astype(np.float32),
+            "axes": self.axes.astype(np.float32),
+            "variances": self.variances.astype(np.float32),
+            "rest": np.array([self.rest]),
+            "distances": self.distances,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Familiarity:
+        """Rebuild from what `arrays` gave.
+
+        Raises:
+            KeyError: If one is missing.
+        """
+        centres, axes, variances, rest, distances = (
+            np.asarray(arrays[name], dtype=np.float64) for name in ("centres", "axes", "variances", "rest", "distances")
+        )
+        return cls(centres, axes, variances, float(rest[0]), distances)
+
+
+def verdict(p_value: float) -> Verdict:
+    """Name a p-value."""
+    return "unknown" if p_value < UNKNOWN else "unusual" if p_value < UNUSUAL else "familiar"
+
+
+def unit_length(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """Embeddings `[N, D]` scaled to length 1; one of nothing but zeros stays as it is."""
+    given = np.asarray(embeddings, dtype=np.float32)
+    return given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), _TINY)
