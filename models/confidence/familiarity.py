@@ -8,6 +8,7 @@ into a p-value by the distances of calibration images (Bates et al. 2023): of im
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -53,13 +54,21 @@ class Familiarity:
         """
         directions = unit_length(embeddings).astype(np.float64)
         # offsets from every centre along every axis, N x G x r
-        along = (directions @ self.axes.T)[:, None] - (self.centres @ self.axes.T)[None]
+        along = (directions @ self.axes.T)[:, None] - self._centres_along[None]
         # squared lengths of the offsets, N x G
-        whole = np.square(directions).sum(axis=1)[:, None] + np.square(self.centres).sum(axis=1) - 2 * directions @ self.centres.T
+        whole = np.square(directions).sum(axis=1)[:, None] + self._centres_squared - 2 * directions @ self.centres.T
         squared = np.square(along)
         # What is not along the axes; rounding may make it less than nothing.
         beyond = np.maximum(whole - squared.sum(axis=2), 0.0)
         return np.asarray((squared / self.variances).sum(axis=2) + beyond / self.rest).min(axis=1)
+
+    @cached_property
+    def _centres_along(self) -> FloatArray:
+        return self.centres @ self.axes.T
+
+    @cached_property
+    def _centres_squared(self) -> FloatArray:
+        return np.asarray(np.square(self.centres).sum(axis=1))
 
     def p_value(self, distance: float) -> float:
         """How often an image like the calibration images is as far away, in (0, 1]."""
