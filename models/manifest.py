@@ -65,8 +65,8 @@ class OutputSpec(Frozen):
     """What the graph answers: float32 logits `[N, K]`, embedding `[N, D]`, and one spatial output `[N, C, h, w]`.
 
     With task `regression` K is 1 and the logit is the number itself, in its unit. `cam` has K channels whose mean over h
-    and w, plus the head's bias, is the logit. `feature_map` has the backbone's channels; it stands where K is over 200 or
-    the head is not linear in the pooled features.
+    and w, plus the head's bias, is the logit. `feature_map` stands where K is over 200: it has D channels whose
+    mean is the embedding; or where no such map is exact, and then it has the backbone's channels.
     """
 
     logits: int = Field(ge=1)

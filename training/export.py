@@ -24,6 +24,7 @@ from models.decision import largest_difference, unit_of_difference
 from models.manifest import MAX_CAM_LABELS, OutputSpec
 from training.errors import ParityError
 from training.simplify import simplified
+from training.spatial import spread_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 OPSET = 20
 PARITY_TOLERANCE = 1e-3
 PARITY_BATCHES = (1, 3, 8)
-_CAM_TOLERANCE = 1e-3
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -52,12 +52,19 @@ class Exported:
 class ServingGraph(nn.Module):
     """What is exported: normalisation, backbone, head, and the map that explains the logits."""
 
-    def __init__(self, network: nn.Module, normalise: Normalise, *, has_cam: bool) -> None:
-        """Wrap a trained network. With `has_cam` the third output is the class activation map."""
+    def __init__(self, network: nn.Module, normalise: Normalise, images: torch.Tensor) -> None:
+        """Wrap a trained network; the third output is a class activation map where one is exact and small enough.
+
+        Args:
+            network: In evaluation mode.
+            normalise: What its images go through first.
+            images: Normalised floats `[N, 3, H, W]`, to look at what its head does.
+        """
         super().__init__()
         self.network = network
         self.normalise = normalise
-        self.has_cam = has_cam
+        self.spread = spread_of(network, images)
+        self.has_cam = self.spread is not None and network.get_classifier().out_features <= MAX_CAM_LABELS  # type: ignore[operator, union-attr]
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """uint8 `[N, H, W, 3]` to logits `[N, K]`, embedding `[N, D]` and cam `[N, K, h, w]` or feature map."""
@@ -66,11 +73,12 @@ class ServingGraph(nn.Module):
         embedding = self.network.forward_head(features, pre_logits=True)  # type: ignore[operator]
         head = self.network.get_classifier()  # type: ignore[operator]
         logits = head(embedding)
+        spatial = features if self.spread is None else self.spread(features)
         if not self.has_cam:
-            return logits, embedding, features
+            return logits, embedding, spatial
         # Class activation map (Zhou et al. 2016): the head applied at every position; its mean is the logit less the bias.
         # [K, D] -> [K, D, 1, 1]
-        return logits, embedding, nn.functional.conv2d(features, head.weight[:, :, None, None])
+        return logits, embedding, nn.functional.conv2d(spatial, head.weight[:, :, None, None])
 
 
 def export(
@@ -92,12 +100,12 @@ def export(
     """
     network, normalise = network.cpu().eval(), normalise.cpu()
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
-    has_cam = _has_exact_cam(network, normalise, unseen)
-    third = "cam" if has_cam else "feature_map"
-    plain = simplified(network, normalise(torch.from_numpy(unseen[:1])))
+    shown = normalise(torch.from_numpy(unseen[:1]))
+    graph = ServingGraph(simplified(network, shown), normalise, shown).eval()
+    third = "cam" if graph.has_cam else "feature_map"
     with torch.inference_mode(), _quiet():
         program = torch.onnx.export(
-            ServingGraph(plain, normalise, has_cam=has_cam).eval(),
+            graph,
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -111,7 +119,7 @@ def export(
     program.save(str(path), external_data=False)
     onnx.checker.check_model(str(path), full_check=True)
     try:
-        difference = _check_parity(ServingGraph(network, normalise, has_cam=has_cam).eval(), path, unseen, task)
+        difference = _check_parity(ServingGraph(network, normalise, shown).eval(), path, unseen, task)
     except ParityError:
         path.unlink()
         raise
@@ -152,19 +160,6 @@ def _check_parity(graph: ServingGraph, path: Path, unseen: UInt8Array, task: Tas
                 )
             worst = max(worst, difference if name == "logits" else 0.0)
     return worst
-
-
-def _has_exact_cam(network: nn.Module, normalise: Normalise, unseen: UInt8Array) -> bool:
-    """Whether the head is linear in the mean of the feature map, and small enough to be mapped label by label."""
-    head = network.get_classifier()  # type: ignore[operator]
-    if not isinstance(head, nn.Linear) or head.out_features > MAX_CAM_LABELS:
-        return False
-    with torch.inference_mode():
-        features = network.forward_features(normalise(torch.from_numpy(unseen[:1])))  # type: ignore[operator]
-        embedding = network.forward_head(features, pre_logits=True)  # type: ignore[operator]
-    if features.ndim != 4 or features.shape[1] != embedding.shape[1]:
-        return False
-    return largest_difference(features.mean((2, 3)).numpy(), embedding.numpy()) <= _CAM_TOLERANCE
 
 
 def _output_spec(path: Path, third: str, unseen: UInt8Array) -> OutputSpec:
