@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.intervals import f1_interval, largest_chance_ece, wilson
+from models.intervals import clopper_pearson, covered_by_chance, f1_interval, is_surely_over, largest_chance_ece, wilson
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,35 @@ def test_chance_alone_makes_a_calibration_error_that_shrinks_with_the_images() -
 
 def test_chance_makes_no_error_of_certainty() -> None:
     assert largest_chance_ece(np.ones(50)) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"), [(0, 10, 0.0, 0.308497), (10, 10, 0.691503, 1.0), (742, 1000, 0.713694, 0.768873)]
+)
+def test_clopper_pearson_is_the_published_interval(count: int, total: int, low: float, high: float) -> None:
+    assert clopper_pearson(count, total) == pytest.approx((low, high), abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.93])
+def test_exact_interval_holds_the_share_at_least_as_often_as_it_says(share: float) -> None:
+    counts = np.random.default_rng(0).binomial(60, share, 2000)
+    ends = {count: clopper_pearson(count, 60) for count in set(counts.tolist())}
+    assert np.mean([ends[count][0] <= share <= ends[count][1] for count in counts.tolist()]) >= 0.945
+
+
+def test_surely_over_is_the_one_sided_bound() -> None:
+    # 59 of 59 is the least all-right sample that shows 95 % with 95 % confidence: 0.95 ** 59 = 0.0485.
+    assert is_surely_over(59, 59, 0.95)
+    assert not is_surely_over(58, 58, 0.95)
+    assert not is_surely_over(0, 10, 0.0)
+
+
+def test_coverage_of_a_right_predictor_is_within_its_beta_binomial_interval() -> None:
+    low, high = covered_by_chance(200, 200, 0.9)
+    assert (low, high) == (0.815, 0.965)
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(2000):
+        known, new = np.sort(rng.random(200)), rng.random(200)
+        inside.append(low <= (new <= known[180]).mean() <= high)
+    assert np.mean(inside) == pytest.approx(0.99, abs=0.01)
