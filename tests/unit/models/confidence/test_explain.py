@@ -82,7 +82,12 @@ def confidence(**changes: Any) -> Confidence:
             "conformal": ConformalCard(method="class_conditional_lac", images=dict.fromkeys(LABELS, N // K)),
             "familiarity": FamiliarityCard(method="mahalanobis_pp", images=N, rank=4),
             "correctness": CorrectnessCard(
-                coefficients=(1.0, 1.0, 0.0), images=N, log_loss=0.1, log_loss_of_probability=0.2, auroc=0.9, auroc_of_probability=0.8,
+                coefficients=(1.0, 1.0, 0.0),
+                images=N,
+                log_loss=0.1,
+                log_loss_of_probability=0.2,
+                auroc=0.9,
+                auroc_of_probability=0.8,
             ),
             "acceptance": Acceptance(target=0.95, threshold=0.8, on_test=counted(90, 92)),
             "expected_accuracy": (ExpectedAccuracy(low=0.9, high=1.0, right=counted(97, 100)),),
