@@ -150,6 +150,7 @@ def test_an_image_like_nothing_is_rejected_whatever_the_softmax_says() -> None:
 def test_a_close_call_is_for_review_with_every_reason_in_order() -> None:
     found = single(
         seen(1, np.array([0.0, 2.0, 1.9])),
+        replace(ASK, confidence_level=0.999),
         temperature=Temperature(value=1.0, status="none", images=0, reason="x"),
         acceptance=Acceptance(target=0.95, threshold=None, on_test=None),
     )
