@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.layers import FastAdaptiveAvgPool
 from timm.models.hgnet import LearnableAffineBlock
 from torch import nn
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-3
 _TINY = 1e-12
-_IDLE = (nn.Identity, nn.Flatten, nn.Dropout, nn.AdaptiveAvgPool2d, FastAdaptiveAvgPool)
+_IDLE = (nn.Identity, nn.Flatten, nn.Dropout, nn.AdaptiveAvgPool2d)
 
 
 class Spread(nn.Module):
@@ -49,10 +48,11 @@ def spread_of(network: Any, images: torch.Tensor) -> Spread | None:
         The steps; None where the features have no height and width, or the mean is not the embedding.
     """
     called: list[nn.Module] = []
-    leaves = [module for module in network.modules() if not any(module.children())]
+    # A norm that activates too has its activation for a child, which comes next.
+    parts = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d) or not any(part.children())]
     with torch.inference_mode():
         features = network.forward_features(images)
-        hooks = [leaf.register_forward_hook(lambda module, _inputs, _result: called.append(module)) for leaf in leaves]
+        hooks = [part.register_forward_pre_hook(lambda module, _inputs: called.append(module)) for part in parts]
         embedding = network.forward_head(features, pre_logits=True)
         for hook in hooks:
             hook.remove()
@@ -74,6 +74,8 @@ def _spread(step: nn.Module, features: torch.Tensor) -> torch.Tensor:
     if isinstance(step, nn.Conv2d | LearnableAffineBlock):
         # affine: what it makes of the mean is the mean of what it makes
         return step(features)  # type: ignore[no-any-return]
+    if isinstance(step, nn.BatchNorm2d):
+        return nn.functional.batch_norm(features, step.running_mean, step.running_var, step.weight, step.bias, eps=step.eps)
     mean = features.mean((2, 3), keepdim=True)
     offset = features - mean
     if isinstance(step, nn.LayerNorm):
