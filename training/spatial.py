@@ -82,7 +82,8 @@ def _spread(step: nn.Module, features: torch.Tensor) -> torch.Tensor:
         scale = (mean.var(dim=1, keepdim=True, correction=0) + step.eps).rsqrt()
         offset = (offset - offset.mean(dim=1, keepdim=True)) * scale
         return _norm(step, mean) + (offset if step.weight is None else offset * step.weight[:, None, None])
-    result = step(mean)
+    # some activations write into what they are given
+    result = step(mean.clone())
     is_tiny = mean.abs() < _TINY
     ratio = torch.where(is_tiny, torch.zeros_like(mean), result / torch.where(is_tiny, torch.ones_like(mean), mean))
     return result + ratio * offset

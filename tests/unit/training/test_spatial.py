@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 
+from training.simplify import simplified
 from training.spatial import spread_of
 
 pytestmark = pytest.mark.torch
@@ -56,3 +57,16 @@ def test_the_mean_of_the_map_is_the_embedding_whatever_the_head_does(name: str) 
 def test_a_head_that_takes_the_maximum_has_no_such_map() -> None:
     network = timm.create_model("resnet18", num_classes=5, global_pool="max").eval()
     assert spread_of(network, torch.randn(1, 3, 64, 64)) is None
+
+
+def test_an_activation_that_writes_into_its_input_changes_nothing() -> None:
+    network, images = shaken("mobilenetv3_small_050"), torch.randn(2, 3, 64, 64)
+    plain = simplified(network, images)
+    assert any(getattr(module, "inplace", False) for module in network.modules())
+    assert not any(getattr(module, "inplace", False) for module in plain.modules())
+    spread, plainly = spread_of(network, images), spread_of(plain, images)
+    assert spread is not None
+    assert plainly is not None
+    with torch.inference_mode():
+        features = network.forward_features(images)  # type: ignore[operator]
+        torch.testing.assert_close(spread(features), plainly(features), rtol=1e-4, atol=1e-4 * float(features.abs().max()))
