@@ -31,7 +31,7 @@ _TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFA
 _PROBLEMS = {
     400: "`empty_body`, `invalid_parameter`, `model_required`",
     403: "`foreign_origin`, `unknown_host`, `not_allowed`",
-    404: "`unknown_model`",
+    404: "`unknown_model`, `not_found`",
     413: "`body_too_large`, `image_too_large`",
     415: "`unsupported_media_type`",
     422: "`unreadable_image`",
