@@ -8,7 +8,8 @@ import bentoml
 
 from service.api.app import build_app
 from service.api.classify import answer_classify
-from service.bento import SERVICE_OPTIONS, classify_input
+from service.api.explain import answer_explain
+from service.bento import SERVICE_OPTIONS, classify_input, explain_input
 from service.engine import Engine, EngineRef
 from service.guard import Guard
 from service.settings import read_settings
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 ROUTES = frozenset(
-    {"/classify", "/models", "/metrics", "/docs", "/openapi.json", "/", "/livez", "/readyz", "/healthz", "/schema.json"}
+    {
+        "/classify",
+        "/explain-confidence",
+        "/models",
+        "/metrics",
+        "/docs",
+        "/openapi.json",
+        "/",
+        "/livez",
+        "/readyz",
+        "/healthz",
+        "/schema.json",
+    }
 )
 
 engine = EngineRef()
@@ -48,6 +61,12 @@ class Classifier:
     async def classify(self, call: Any) -> Any:
         """Classify images: calibrated probabilities, descending, or a number, by the model's task."""
         response: Response = await answer_classify(self._parts, call)
+        return response
+
+    @bentoml.api(route="/explain-confidence", input_spec=explain_input(engine))
+    async def explain_confidence(self, call: Any) -> Any:
+        """Explain one image: how sure, how that is known, and what else it could be."""
+        response: Response = await answer_explain(self._parts, call)
         return response
 
     async def __is_alive__(self) -> bool:

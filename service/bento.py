@@ -16,8 +16,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import bentoml
 from pydantic import Field, WithJsonSchema
 
+from service.calls import (
+    DEFAULT_LEVEL,
+    DEFAULT_NEIGHBORS,
+    DEFAULT_TOP_K,
+    MAX_LEVEL,
+    MAX_NEIGHBORS,
+    MAX_TOP_K,
+    ClassifyCall,
+    ExplainCall,
+    HeatmapForm,
+    read_classify,
+    read_explain,
+)
 from service.errors import ServiceError
-from service.inputs import DEFAULT_TOP_K, ClassifyCall, read_classify
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -59,7 +71,9 @@ def classify_input(engine: EngineRef) -> type[bentoml.IODescriptor]:
 
         images: list[File] = Field(description="image files; JPEG, PNG, WebP, BMP or GIF")
         model: str | None = Field(default=None, description="name (its production version) or name:N")
-        top_k: int = Field(default=DEFAULT_TOP_K, ge=1, le=1000, description="labels to return for each image")
+        top_k: int = Field(default=DEFAULT_TOP_K, ge=1, le=MAX_TOP_K, description="labels to return for each image")
+        raw: bool = Field(default=False, description="probabilities as the network states them, and not calibrated")
+        trust: bool = Field(default=True, description="say how far to believe each result")
 
         @classmethod
         async def from_http_request(cls, request: Request, serde: Any) -> Received[ClassifyCall]:
@@ -70,3 +84,28 @@ def classify_input(engine: EngineRef) -> type[bentoml.IODescriptor]:
                 return Received(err)
 
     return ClassifyInput
+
+
+def explain_input(engine: EngineRef) -> type[bentoml.IODescriptor]:
+    """The input of `/explain-confidence`, in the same way."""
+
+    class ExplainInput(bentoml.IODescriptor):
+        """What may be sent to `/explain-confidence`."""
+
+        image: File = Field(description="an image file; JPEG, PNG, WebP, BMP or GIF")
+        model: str | None = Field(default=None, description="name (its production version) or name:N")
+        confidence_level: float = Field(default=DEFAULT_LEVEL, gt=0, le=MAX_LEVEL, description="of the prediction set")
+        top_k: int = Field(default=DEFAULT_TOP_K, ge=1, le=MAX_TOP_K, description="labels to name")
+        neighbors: int = Field(default=DEFAULT_NEIGHBORS, ge=0, le=MAX_NEIGHBORS, description="known images to show")
+        heatmap: HeatmapForm = Field(default="grid", description="grid, png or none")
+        versus: str | None = Field(default=None, description="a label to contrast the first one with")
+
+        @classmethod
+        async def from_http_request(cls, request: Request, serde: Any) -> Received[ExplainCall]:
+            """Read the request ourselves; `serde` is BentoML's reader, and is not used."""
+            try:
+                return Received(await read_explain(request, engine.get().body_limits))
+            except ServiceError as err:
+                return Received(err)
+
+    return ExplainInput

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.preprocess import Limits, load_image
+from models.preprocess import Limits, load_image, seen_box
 
 if TYPE_CHECKING:
     from models.manifest import Manifest
     from models.preprocess import UInt8Array
     from service.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class View:
+    """What a model sees of an image: uint8 `[H, W, 3]`, and which part of the upright image that is, as shares."""
+
+    pixels: UInt8Array
+    box: tuple[float, float, float, float]
 
 
 class Decoder:
@@ -32,6 +41,14 @@ class Decoder:
         """
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, data, manifest)
 
+    async def view(self, data: bytes, manifest: Manifest) -> View:
+        """The same, with the part of the image that it is.
+
+        Raises:
+            ImageError: As `models.preprocess.load_image`.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._view, data, manifest)
+
     def close(self) -> None:
         """Stop the threads; what is being decoded is finished."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -42,3 +59,7 @@ class Decoder:
         image = load_image(data, manifest.preprocessing, size.height, size.width, self._limits)
         self._metrics.decode_duration.observe(time.perf_counter() - started)
         return image
+
+    def _view(self, data: bytes, manifest: Manifest) -> View:
+        pixels, size = self._decode(data, manifest), manifest.input
+        return View(pixels, seen_box(data, manifest.preprocessing, size.height, size.width, self._limits))

@@ -17,6 +17,7 @@ from service.decode import Decoder
 from service.inputs import BodyLimits
 from service.metrics import Metrics
 from service.predictor import Bounds, Predictor
+from service.published import PublishedVersions
 from service.slots import Slots
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Engine:
         self.metrics = Metrics()
         self.registry = Registry(settings.registry_root)
         self._lanes = ThreadPoolExecutor(max(2, cores), thread_name_prefix="infer")
+        self.published = PublishedVersions(self.registry)
         self.slots = Slots(self.registry, settings, self._lanes, self.metrics)
         self.metrics.queue_age.set_function(self.slots.oldest_wait_s)
         limits = Limits(header_px=settings.max_image_pixels, decoded_px=settings.max_decoded_pixels)

@@ -4,6 +4,7 @@
     ├── BadRequestError              400  empty_body, invalid_parameter, model_required
     ├── ForbiddenError               403  foreign_origin, unknown_host, not_allowed
     ├── UnknownModelError            404  unknown_model
+    ├── NotFoundError                404  not_found
     ├── BodyTooLargeError            413  body_too_large
     ├── UnsupportedMediaTypeError    415  unsupported_media_type
     ├── DisconnectedError            499  disconnected (nobody reads it)
@@ -81,6 +82,13 @@ class UnknownModelError(ServiceError):
 
     status = 404
     code = "unknown_model"
+
+
+class NotFoundError(ServiceError):
+    """The model is known, and has no such thing."""
+
+    status = 404
+    code = "not_found"
 
 
 class BodyTooLargeError(ServiceError):

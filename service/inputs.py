@@ -1,10 +1,10 @@
 """A request's body, in its three forms, to images and fields. Bounded while it is read; nothing is ever fetched.
 
+What the fields mean is `calls`.
+
     raw          image/*, application/octet-stream   one image; the content decides the format
     multipart    file parts named image or images, other parts are fields
     JSON         {"images": ["<base64>", ...], ...fields}
-
-Fields may stand in the query too, and the query wins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from service.errors import (
     BadRequestError,
     BodyTooLargeError,
     DisconnectedError,
-    EmptyBodyError,
     UnsupportedMediaTypeError,
 )
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 FILE_FIELDS = ("image", "images")
 _MAX_FIELDS = 20
 _MAX_FIELD_BYTES = 10_000
-MAX_TOP_K = 1000
-DEFAULT_TOP_K = 5
 
 # One image of a request: its bytes, or why there are none.
 ImageOrError = bytes | UnreadableImageError
@@ -53,45 +50,12 @@ class BodyLimits:
     max_images: int
 
 
-@dataclass(frozen=True)
-class ClassifyCall:
-    """A request to `/classify`, understood."""
-
-    images: tuple[ImageOrError, ...]
-    model: str | None
-    top_k: int
-
-    @property
-    def is_single(self) -> bool:
-        """One image: what is wrong with it is the answer's status."""
-        return len(self.images) == 1
-
-
 @dataclass
-class _Body:
+class Body:
+    """What a body holds: images in order, and fields, as JSON values or as the texts of a form."""
+
     images: list[ImageOrError] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
-
-
-async def read_classify(request: Request, limits: BodyLimits) -> ClassifyCall:
-    """Read a request to `/classify`.
-
-    Raises:
-        EmptyBodyError: If it holds no image.
-        BodyTooLargeError: If the body is over the limit; the rest of it is not read.
-        UnsupportedMediaTypeError: If it is in none of the three forms.
-        BadRequestError: If a field is unknown or malformed, or there are too many images.
-    """
-    body = await _read(request, limits)
-    fields = {**body.fields, **request.query_params}
-    unknown = sorted(fields.keys() - {"model", "top_k"})
-    if unknown:
-        raise BadRequestError(f"{unknown[0]!r:.80} is not a parameter; known are model and top_k")
-    if len(body.images) > limits.max_images:
-        raise BadRequestError(f"the request holds {len(body.images)} images; at most {limits.max_images} are accepted")
-    if not body.images:
-        raise EmptyBodyError("there is no image in the body; send one as it is, as multipart parts named image, or as JSON")
-    return ClassifyCall(tuple(body.images), _model(fields.get("model")), _top_k(fields.get("top_k")))
 
 
 async def bounded_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
@@ -115,7 +79,15 @@ async def bounded_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]
         raise DisconnectedError(f"the caller hung up after {total} bytes") from err
 
 
-async def _read(request: Request, limits: BodyLimits) -> _Body:
+async def read_body(request: Request, limits: BodyLimits) -> Body:
+    """Read a body whole.
+
+    Raises:
+        BodyTooLargeError: If it is over the limit; the rest of it is not read.
+        UnsupportedMediaTypeError: If it is in none of the three forms.
+        BadRequestError: If it cannot be read, or holds more images than any request may.
+        DisconnectedError: If the caller hangs up before its end.
+    """
     content_type = request.headers.get("content-type", "application/octet-stream")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
@@ -126,7 +98,7 @@ async def _read(request: Request, limits: BodyLimits) -> _Body:
         return await asyncio.to_thread(_parse_json, data, limits)
     if media_type.startswith("image/") or media_type == "application/octet-stream":
         data = await _join(request, limits.max_bytes)
-        return _Body([data] if data else [])
+        return Body([data] if data else [])
     raise UnsupportedMediaTypeError(
         f"content type {media_type!r:.80} is not read here; send image/jpeg (or another image type, the content decides), "
         "multipart/form-data or application/json"
@@ -137,7 +109,7 @@ async def _join(request: Request, max_bytes: int) -> bytes:
     return b"".join([chunk async for chunk in bounded_body(request, max_bytes)])
 
 
-async def _read_multipart(request: Request, limits: BodyLimits) -> _Body:
+async def _read_multipart(request: Request, limits: BodyLimits) -> Body:
     parser = MultiPartParser(
         request.headers,
         bounded_body(request, limits.max_bytes),  # type: ignore[arg-type]
@@ -151,7 +123,7 @@ async def _read_multipart(request: Request, limits: BodyLimits) -> _Body:
         raise BadRequestError(f"the multipart body cannot be read: {err.message}") from err
     except KeyError as err:
         raise BadRequestError("the multipart content type has no boundary") from err
-    body = _Body()
+    body = Body()
     try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
@@ -167,9 +139,9 @@ async def _read_multipart(request: Request, limits: BodyLimits) -> _Body:
     return body
 
 
-def _parse_json(data: bytes, limits: BodyLimits) -> _Body:
+def _parse_json(data: bytes, limits: BodyLimits) -> Body:
     if not data:
-        return _Body()
+        return Body()
     try:
         value = from_json(data)
     except ValueError as err:
@@ -183,7 +155,7 @@ def _parse_json(data: bytes, limits: BodyLimits) -> _Body:
         raise BadRequestError("images is not a list; expected base64 texts, one for each image")
     if len(images) > limits.max_images:
         raise BadRequestError(f"images holds {len(images)} entries; at most {limits.max_images} are accepted")
-    return _Body([_base64(index, text) for index, text in enumerate(images)], value)
+    return Body([_base64(index, text) for index, text in enumerate(images)], value)
 
 
 def _base64(index: int, text: object) -> ImageOrError:
@@ -204,25 +176,3 @@ def _plain(value: str) -> str:
             return value
         return decoded if isinstance(decoded, str) else value
     return value
-
-
-def _model(value: Any) -> str | None:
-    if value is None or value in ("", "null"):
-        return None
-    if not isinstance(value, str):
-        raise BadRequestError(f"model is {value!r:.80}, expected a name, or name:version")
-    return value
-
-
-def _top_k(value: Any) -> int:
-    if value is None or value in ("", "null"):
-        return DEFAULT_TOP_K
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise ValueError("not an integer")
-        number = int(value)
-    except ValueError as err:
-        raise BadRequestError(f"top_k is {value!r:.80}, expected an integer from 1 to {MAX_TOP_K}") from err
-    if not 1 <= number <= MAX_TOP_K:
-        raise BadRequestError(f"top_k is {number}, expected an integer from 1 to {MAX_TOP_K}")
-    return number

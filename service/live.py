@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
-import time
 import zipfile
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.artifact import Artifact
+from models.confidence.case import Seen
+from models.confidence.explain import explain
+from models.confidence.judge import Judge
 from models.decision import activate, in_order, largest_difference, unit_of_difference
 from models.errors import ContractError
 from service.batcher import Batcher
 from service.errors import ModelLoadError
+from service.monitor import Monitor
 from service.runtime.onnx import OnnxRuntime
 
 if TYPE_CHECKING:
@@ -23,9 +27,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from models.confidence.schema import Confidence
+    from models.confidence.case import Ask
+    from models.confidence.explanation import Explanation
+    from models.confidence.judge import Trust
     from models.manifest import Manifest
     from models.preprocess import UInt8Array
+    from service.decode import View
     from service.metrics import Metrics
     from service.runtime.port import Runtime
 
@@ -33,45 +40,104 @@ if TYPE_CHECKING:
 # regression it is a share of how far the golden outputs lie apart.
 GOLDEN_TOLERANCE = 1e-3
 
-Row = Any  # float32 [K]; numpy has no spelling for one row
+
+@dataclass(frozen=True)
+class Judged:
+    """What a version says of one image.
+
+    Attributes:
+        logits: float32 `[K]`.
+        row: Calibrated probabilities, or the number, float64 `[K]`.
+        trust: How far to believe it.
+    """
+
+    logits: npt.NDArray[np.float32]
+    row: npt.NDArray[np.float64]
+    trust: Trust
+
+
+@dataclass(frozen=True)
+class _Question:
+    view: View
+    ask: Ask
 
 
 class LiveModel:
     """What answers for one version. Made by `load`, in a thread; used from the event loop."""
 
     def __init__(
-        self, manifest: Manifest, confidence: Confidence, runtime: Runtime, executor: Executor, plan: Plan, metrics: Metrics
+        self, manifest: Manifest, judge: Judge, runtime: Runtime, executor: Executor, plan: Plan, metrics: Metrics
     ) -> None:
-        """Put a batcher over a runtime that was checked."""
+        """Put batchers over a runtime that was checked."""
         self.manifest = manifest
-        self.confidence = confidence
+        self.judge = judge
         self.runtime = runtime
-        thresholds = confidence.thresholds
+        thresholds = judge.confidence.thresholds
         # [K] in the labels' order, once and not at every answer
         self.thresholds = None if thresholds is None else in_order(thresholds, manifest.labels)
+        self.monitor = Monitor(manifest.name, judge.confidence.reference, metrics)
         self._metrics = metrics
-        self._batcher: Batcher[UInt8Array, Row] = Batcher(
+        self._batcher: Batcher[UInt8Array, Judged] = Batcher(
             self._run, executor, max_batch=plan.max_batch, lanes=plan.lanes, on_taken=self._taken
         )
+        # One by one: a logit's last digits depend on what else is in its batch, and equal images get equal explanations.
+        # Nor is a large map copied for images that nobody asked to have explained.
+        self._explaining: Batcher[_Question, Explanation] = Batcher(
+            self._explain, executor, max_batch=1, lanes=plan.lanes, on_taken=self._taken
+        )
 
-    async def logits(self, image: UInt8Array) -> npt.NDArray[np.float32]:
-        """Answer one image, uint8 `[H, W, 3]`, with its logits `[K]`; it may share a batch with others."""
-        row: npt.NDArray[np.float32] = await self._batcher.submit(image)
-        return row
+    async def judged(self, image: UInt8Array) -> Judged:
+        """Answer one image, uint8 `[H, W, 3]`; it may share a batch with others.
+
+        Raises:
+            ValueError: If a logit is not finite.
+        """
+        return await self._batcher.submit(image)
+
+    async def explained(self, view: View, ask: Ask) -> Explanation:
+        """Say what is known of one image.
+
+        Raises:
+            ValueError: If a logit is not finite.
+        """
+        return await self._explaining.submit(_Question(view, ask))
 
     def oldest_wait_s(self) -> float:
         """Seconds that the image which waits longest has waited for a batch."""
-        return self._batcher.oldest_wait_s()
+        return max(self._batcher.oldest_wait_s(), self._explaining.oldest_wait_s())
 
     async def drain(self) -> None:
         """Wait for what is in flight."""
         await self._batcher.drain()
+        await self._explaining.drain()
 
-    def _run(self, images: Sequence[UInt8Array]) -> Sequence[Row]:
-        started = time.perf_counter()
-        logits = self.runtime.run(np.stack(images))
-        self._metrics.inference_duration.labels(self.manifest.name).observe(time.perf_counter() - started)
-        return list(logits)
+    def judge_batch(self, logits: npt.NDArray[np.float32], embeddings: npt.NDArray[np.float32] | None) -> list[Judged]:
+        """Judge outputs `[N, K]` and `[N, D]` together; without a familiarity model and a bank there are no embeddings.
+
+        Raises:
+            ValueError: If a logit is not finite.
+        """
+        rows = self.judge.probabilities(logits)
+        return [Judged(*one) for one in zip(logits, rows, self.judge.trust(rows, embeddings), strict=True)]
+
+    def _run(self, images: Sequence[UInt8Array]) -> list[Judged]:
+        together, embeddings = np.stack(images), None
+        with self._metrics.inference_duration.labels(self.manifest.name).time():
+            if self.judge.needs_embedding:
+                logits, embeddings = self.runtime.outputs(together, ("logits", "embedding"))
+            else:
+                logits = self.runtime.run(together)
+        return self.judge_batch(logits, embeddings)
+
+    def _explain(self, questions: Sequence[_Question]) -> list[Explanation]:
+        (question,) = questions
+        manifest, view = self.manifest, question.view
+        with self._metrics.inference_duration.labels(manifest.name).time():
+            outputs = self.runtime.outputs(view.pixels[None], ("logits", "embedding", manifest.outputs.spatial))
+        with self._metrics.explain_duration.labels(manifest.name).time():
+            logits, embedding, spatial = (output[0] for output in outputs)
+            seen = Seen(logits, embedding, spatial, view.pixels, view.box)
+            return [explain(self.judge, manifest.labels, manifest.unit, seen, question.ask)]
 
     def _taken(self, size: int, waited: Sequence[float]) -> None:
         self._metrics.batch_size.labels(self.manifest.name).observe(size)
@@ -112,7 +178,8 @@ def load(path: Path, executor: Executor, plan: Plan, metrics: Metrics) -> LiveMo
     images = _replay_golden(runtime, artifact, plan.max_batch)
     for size in plan.warm_sizes:
         runtime.run(np.resize(images, (size, *images.shape[1:])))
-    return LiveModel(artifact.manifest, artifact.confidence, runtime, executor, plan, metrics)
+    judge = Judge(artifact.manifest.task, artifact.confidence, artifact.evidence)
+    return LiveModel(artifact.manifest, judge, runtime, executor, plan, metrics)
 
 
 def _replay_golden(runtime: Runtime, artifact: Artifact, max_batch: int) -> UInt8Array:

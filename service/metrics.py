@@ -20,6 +20,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 MAX_LABELS = 200
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Closer together where answers are acted on.
+PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+SET_SIZES = (1, 2, 3, 5, 10)
 
 
 class Metrics:
@@ -86,6 +89,59 @@ class Metrics:
             "candor_predictions",
             "Labels answered, by model: of each image the first, or with several labels an image every selected one",
             ("model", "label"),
+            registry=self.registry,
+        )
+        self._add_trust()
+
+    def _add_trust(self) -> None:
+        """What `monitor` counts: how far the answers were trusted."""
+        self.confidence = Histogram(
+            "candor_confidence_ratio",
+            "Calibrated probability of the first label, with one label an image",
+            ("model",),
+            buckets=PROBABILITIES,
+            registry=self.registry,
+        )
+        self.p_correct = Histogram(
+            "candor_p_correct_ratio",
+            "Probability that the answer is right; without the images that are like nothing the model was shown",
+            ("model",),
+            buckets=PROBABILITIES,
+            registry=self.registry,
+        )
+        self.set_size = Histogram(
+            "candor_prediction_set_size",
+            "Labels in the prediction set of an explained image",
+            ("model",),
+            buckets=SET_SIZES,
+            registry=self.registry,
+        )
+        self.familiarity = Counter(
+            "candor_familiarity",
+            "Images answered, by how much they are like the data",
+            ("model", "verdict"),
+            registry=self.registry,
+        )
+        self.decisions = Counter(
+            "candor_decisions", "Images answered, by what to do with the answer", ("model", "action"), registry=self.registry
+        )
+        self.explain_duration = Histogram(
+            "candor_explain_duration_seconds",
+            "Explaining one image, when the network has answered",
+            ("model",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.estimated_accuracy = Gauge(
+            "candor_estimated_accuracy_ratio",
+            "Mean p_correct of the last 1000 images; NaN for fewer than 100, or where 15 % or more are not familiar",
+            ("model",),
+            registry=self.registry,
+        )
+        self.drift = Gauge(
+            "candor_drift_ks_ratio",
+            "Kolmogorov-Smirnov distance of the last 1000 probabilities from the calibration images'; NaN for fewer than 100",
+            ("model",),
             registry=self.registry,
         )
 

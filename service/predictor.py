@@ -1,8 +1,12 @@
-"""The typed core: bytes to predictions, by task. Knows neither HTTP nor BentoML; tests and bulk scoring use it as it is."""
+"""The typed core: bytes to predictions and explanations, by task.
+
+Knows neither HTTP nor BentoML; tests and bulk scoring use it as it is.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,25 +14,26 @@ from models.decision import activate, rank_labels, ranked
 from service.errors import DeadlineExceededError, QueueFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    import numpy as np
-    import numpy.typing as npt
-
+    from models.confidence.case import Ask
+    from models.confidence.explanation import Explanation
+    from models.confidence.judge import Trust
     from service.decode import Decoder
-    from service.live import LiveModel
+    from service.live import Judged, LiveModel
     from service.metrics import Metrics
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable labels of one image, with calibrated probabilities, descending.
+    """The most probable labels of one image, with their probabilities, descending.
 
     `selected` are the labels that the image is said to have, however many were asked for; None where it has one.
     """
 
     labels: tuple[tuple[str, float], ...]
     selected: tuple[str, ...] | None
+    trust: Trust
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Estimate:
     value: float
     unit: str | None
     interval: Range | None
+    trust: Trust
 
 
 Answer = Prediction | Estimate
@@ -70,13 +76,16 @@ class Predictor:
         self._metrics = metrics
         self._pending = 0
 
-    async def classify(self, model: LiveModel, images: Sequence[bytes], top_k: int) -> list[Answer | BaseException]:
+    async def classify(
+        self, model: LiveModel, images: Sequence[bytes], top_k: int, *, is_raw: bool = False
+    ) -> list[Answer | BaseException]:
         """Classify images on one version.
 
         Args:
             model: The version; it answers for all of them, whatever is promoted meanwhile.
             images: The bytes of one file each.
             top_k: How many labels to return; all of them where there are fewer. A number is one number.
+            is_raw: Whether to answer probabilities as the network states them, and not calibrated.
 
         Returns:
             An answer for each image, or what was wrong with that image.
@@ -85,27 +94,51 @@ class Predictor:
             QueueFullError: If too many images wait already; none of these was taken.
             DeadlineExceededError: If the answers did not come in time.
         """
-        if self._pending + len(images) > self._bounds.queue_limit:
+        async with self._bounded(len(images)):
+            return await asyncio.gather(
+                *(self._classify_one(model, image, top_k, is_raw) for image in images), return_exceptions=True
+            )
+
+    async def explain(self, model: LiveModel, image: bytes, ask: Ask) -> Explanation:
+        """Say what is known of one image.
+
+        Raises:
+            ImageError: If it is none, or too large.
+            ValueError: If the network's answer is not finite.
+            QueueFullError: If too many images wait already.
+            DeadlineExceededError: If the answer did not come in time.
+        """
+        async with self._bounded(1):
+            explanation = await model.explained(await self._decoder.view(image, model.manifest), ask)
+        model.monitor.explained(explanation)
+        return explanation
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self, images: int) -> AsyncIterator[None]:
+        """Count images in while they are answered, and give up what takes too long."""
+        if self._pending + images > self._bounds.queue_limit:
             self._metrics.shed.labels(QueueFullError.code).inc()
             raise QueueFullError(f"{self._pending} images wait, and at most {self._bounds.queue_limit} may; try again")
-        self._add(len(images))
+        self._add(images)
         try:
             async with asyncio.timeout(self._bounds.deadline_s):
-                return await asyncio.gather(
-                    *(self._classify_one(model, image, top_k) for image in images), return_exceptions=True
-                )
+                yield
         except TimeoutError as err:
             self._metrics.shed.labels(DeadlineExceededError.code).inc()
             raise DeadlineExceededError(f"no answer within {self._bounds.deadline_s:g} s") from err
         finally:
-            self._add(-len(images))
+            self._add(-images)
 
-    async def _classify_one(self, model: LiveModel, image: bytes, top_k: int) -> Answer:
+    async def _classify_one(self, model: LiveModel, image: bytes, top_k: int, is_raw: bool) -> Answer:
         pixels = await self._decoder.decode(image, model.manifest)
-        answer = decide(model, await model.logits(pixels), top_k)
+        judged = await model.judged(pixels)
+        answer = decide(model, judged, top_k, is_raw=is_raw)
         if isinstance(answer, Prediction):
             for label in (answer.labels[0][0],) if answer.selected is None else answer.selected:
                 self._metrics.count_prediction(model.manifest, label)
+        p_max = float(judged.row.max()) if model.manifest.task == "single_label" else None
+        trust = judged.trust
+        model.monitor.answered(p_max, trust.p_correct, trust.familiarity, trust.action)
         return answer
 
     def _add(self, images: int) -> None:
@@ -113,21 +146,24 @@ class Predictor:
         self._metrics.queue_depth.set(self._pending)
 
 
-def decide(model: LiveModel, logits: npt.NDArray[np.float32], top_k: int) -> Answer:
-    """Turn the logits `[K]` of one image into what its model's task answers.
+def decide(model: LiveModel, judged: Judged, top_k: int, *, is_raw: bool = False) -> Answer:
+    """Turn what a model says of one image into what its task answers.
 
-    Raises:
-        ValueError: If a logit is not finite.
+    Args:
+        model: The version.
+        judged: What it says.
+        top_k: How many labels are named.
+        is_raw: Name probabilities without temperature; what is selected is still decided with it, as thresholds are.
     """
-    manifest, confidence = model.manifest, model.confidence
-    row = activate(logits, manifest.task, confidence.temperature.value)
+    manifest, row, trust = model.manifest, judged.row, judged.trust
     if manifest.task == "regression":
-        value, interval = float(row[0]), confidence.interval
+        value, interval = float(row[0]), model.judge.confidence.interval
         if interval is None:
-            return Estimate(value, manifest.unit, None)
-        return Estimate(value, manifest.unit, Range(interval.level, value - interval.half_width, value + interval.half_width))
-    labels = tuple(rank_labels(row, manifest.labels, top_k))
+            return Estimate(value, manifest.unit, None, trust)
+        around = Range(interval.level, value - interval.half_width, value + interval.half_width)
+        return Estimate(value, manifest.unit, around, trust)
+    labels = tuple(rank_labels(activate(judged.logits, manifest.task, 1.0) if is_raw else row, manifest.labels, top_k))
     if model.thresholds is None:
-        return Prediction(labels, None)
+        return Prediction(labels, None, trust)
     over = row >= model.thresholds
-    return Prediction(labels, tuple(manifest.labels[i] for i in ranked(row, len(row)) if over[i]))
+    return Prediction(labels, tuple(manifest.labels[i] for i in ranked(row, len(row)) if over[i]), trust)

@@ -152,6 +152,7 @@ class Slots:
             gone = self._slots.pop(name)
             if gone.current is not None:
                 self._metrics.model_info.remove(*self._labels(gone.current))
+                gone.current.monitor.hide()
         for name, version in wanted.items():
             self._slots.setdefault(name, Slot(version)).wanted = version
         behind = [
@@ -225,6 +226,7 @@ class Slots:
             self._metrics.model_info.remove(*self._labels(slot.current))
         slot.current, slot.previous = model, slot.current
         slot.failure = None
+        model.monitor.show()
         self._metrics.model_info.labels(*self._labels(model)).set(1)
         self._metrics.model_swaps.labels("ok").inc()
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from service.errors import Problem, ServiceError, problem_of
-from service.logs import request_id
-from service.predictor import Estimate, Prediction
+from models.confidence.familiarity import Verdict  # noqa: TC001 - pydantic reads the annotation
+from models.confidence.judge import Action  # noqa: TC001 - pydantic reads the annotation
+from service.api.answer import ModelCard, logged_problem, model_card, version_header
+from service.errors import ServiceError
+from service.predictor import Estimate
 
 if TYPE_CHECKING:
+    from service.calls import ClassifyCall
     from service.engine import Engine
-    from service.inputs import ClassifyCall
     from service.live import LiveModel
     from service.predictor import Answer, Range
 
-logger = logging.getLogger("candor.classify")
 # Enough to compare with, and no digit that another processor would answer differently: of a probability after the point, of
 # a number, which may be of any size, from its first on.
 _DIGITS = 6
 
 
 class LabelProbability(BaseModel):
-    """One label and its calibrated probability."""
+    """One label and its probability: calibrated, unless `raw=true` asked for the network's own."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,13 +34,25 @@ class LabelProbability(BaseModel):
     probability: float = Field(ge=0, le=1)
 
 
-class SingleLabelResult(BaseModel):
+class Trusted(BaseModel):
+    """How far to believe a result. Both are left out with `trust=false`."""
+
+    action: Action | None = Field(
+        default=None,
+        description="accept: right as often as the version's target says; reject: not one of the labels; review: look at it",
+    )
+    familiarity: Verdict | None = Field(
+        default=None, description="whether the image is like those that the model was made from; null where that is not known"
+    )
+
+
+class SingleLabelResult(Trusted):
     """Of a model with one label an image."""
 
     predictions: list[LabelProbability] = Field(description="the top_k most probable, descending; all labels sum to 1")
 
 
-class MultiLabelResult(BaseModel):
+class MultiLabelResult(Trusted):
     """Of a model with any number of labels an image."""
 
     predictions: list[LabelProbability] = Field(description="the top_k most probable, descending; each for itself")
@@ -55,7 +67,7 @@ class ValueInterval(BaseModel):
     high: float
 
 
-class RegressionResult(BaseModel):
+class RegressionResult(Trusted):
     """Of a model that answers a number."""
 
     value: float
@@ -77,15 +89,6 @@ class ErrorResult(BaseModel):
     error: ImageProblem
 
 
-class ModelCard(BaseModel):
-    """What answered."""
-
-    name: str
-    version: int
-    runtime: str = Field(examples=["onnxruntime-cuda"])
-    precision: str = Field(examples=["fp32"])
-
-
 class ClassifyAnswer(BaseModel):
     """One result for each image, in the order of the request; which kind is the model's task."""
 
@@ -103,37 +106,29 @@ async def answer_classify(engine: Engine, call: ClassifyCall | ServiceError) -> 
         if call.is_single and isinstance(results[0], BaseException):
             raise results[0]
     except Exception as err:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log gets the reason
-        return _problem(err).response()
+        return logged_problem(err).response()
     # Errors in place, status 200: the others' answers are good.
-    content = {"model": _card(model), "results": [_result(result) for result in results]}
-    headers = {"x-model-version": model.manifest.reference}
-    return Response(to_json(content), headers=headers, media_type="application/json")
+    content = {"model": model_card(model), "results": [_result(result, call.has_trust) for result in results]}
+    return Response(to_json(content), headers=version_header(model), media_type="application/json")
 
 
 async def _classify(engine: Engine, model: LiveModel, call: ClassifyCall) -> list[Answer | BaseException]:
     """The good images together; what was no image from the start keeps its place."""
     good = [image for image in call.images if isinstance(image, bytes)]
-    answers = iter(await engine.predictor.classify(model, good, call.top_k))
+    answers = iter(await engine.predictor.classify(model, good, call.top_k, is_raw=call.is_raw))
     return [next(answers) if isinstance(image, bytes) else image for image in call.images]
 
 
-def _card(model: LiveModel) -> dict[str, Any]:
-    runtime = model.runtime
-    name = runtime.name if runtime.provider == "cpu" else f"{runtime.name}-{runtime.provider}"
-    manifest = model.manifest
-    return {"name": manifest.name, "version": manifest.version, "runtime": name, "precision": runtime.precision}
-
-
-def _result(result: Answer | BaseException) -> dict[str, Any]:
-    if isinstance(result, Prediction):
-        predictions = [{"label": label, "probability": round(p, _DIGITS)} for label, p in result.labels]
-        return (
-            {"predictions": predictions} if result.selected is None else {"predictions": predictions, "selected": result.selected}
-        )
+def _result(result: Answer | BaseException, has_trust: bool) -> dict[str, Any]:
+    if isinstance(result, BaseException):
+        problem = logged_problem(result)
+        return {"error": {"code": problem.code, "detail": problem.detail, "status": problem.status}}
+    trust = {"action": result.trust.action, "familiarity": result.trust.familiarity} if has_trust else {}
     if isinstance(result, Estimate):
-        return {"value": _shorten(result.value), "unit": result.unit, "interval": _interval(result.interval)}
-    problem = _problem(result)
-    return {"error": {"code": problem.code, "detail": problem.detail, "status": problem.status}}
+        return {"value": _shorten(result.value), "unit": result.unit, "interval": _interval(result.interval)} | trust
+    predictions = [{"label": label, "probability": round(p, _DIGITS)} for label, p in result.labels]
+    selected = {} if result.selected is None else {"selected": result.selected}
+    return {"predictions": predictions} | selected | trust
 
 
 def _interval(known: Range | None) -> dict[str, float] | None:
@@ -142,10 +137,3 @@ def _interval(known: Range | None) -> dict[str, float] | None:
 
 def _shorten(number: float) -> float:
     return float(f"{number:.{_DIGITS}g}")
-
-
-def _problem(error: BaseException) -> Problem:
-    problem = problem_of(error)
-    if problem.status == 500:
-        logger.error("request %s failed", request_id.get(), exc_info=error)
-    return problem

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic.json_schema import models_json_schema
 
 from service.api.classify import ClassifyAnswer
-from service.inputs import DEFAULT_TOP_K, MAX_TOP_K
+from service.api.explain import ExplainAnswer
+from service.calls import DEFAULT_LEVEL, DEFAULT_NEIGHBORS, DEFAULT_TOP_K, MAX_LEVEL, MAX_NEIGHBORS, MAX_TOP_K, HeatmapForm
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,10 +26,12 @@ PROBLEM = {
         "detail": {"type": "string"},
     },
 }
+_MODEL = {"model": {"type": "string", "description": "name (its production version) or name:N"}}
+_TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
 _PROBLEMS = {
     400: "`empty_body`, `invalid_parameter`, `model_required`",
     403: "`foreign_origin`, `unknown_host`, `not_allowed`",
-    404: "`unknown_model`",
+    404: "`unknown_model`, `not_found`",
     413: "`body_too_large`, `image_too_large`",
     415: "`unsupported_media_type`",
     422: "`unreadable_image`",
@@ -46,7 +49,7 @@ def problems(*statuses: int) -> dict[str, Any]:
 
 def complete(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document with BentoML's routes in it."""
-    _, definitions = models_json_schema([(ClassifyAnswer, "serialization")], ref_template=_REF)
+    _, definitions = models_json_schema([(ClassifyAnswer, "serialization"), (ExplainAnswer, "serialization")], ref_template=_REF)
     document = app.openapi()
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(definitions["$defs"])
@@ -60,34 +63,89 @@ def complete(app: FastAPI) -> dict[str, Any]:
             operation["responses"].update(problems(403))
             if operation.get("parameters"):
                 operation["responses"].update(problems(400, 404))
-    document["paths"] = {"/classify": {"post": _classify()}, **document["paths"], **_probes()}
+    document["paths"] = {
+        "/classify": {"post": _classify()},
+        "/explain-confidence": {"post": _explain()},
+        **document["paths"],
+        **_probes(),
+    }
     return document
 
 
 def _classify() -> dict[str, Any]:
-    image = {"schema": {"type": "string", "format": "binary"}}
     fields = {
-        "model": {"type": "string", "description": "name (its production version) or name:N"},
-        "top_k": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": MAX_TOP_K,
-            "default": DEFAULT_TOP_K,
-            "description": "labels to answer for each image; a model that answers a number ignores it",
+        **_MODEL,
+        "top_k": {**_TOP_K, "description": "labels to answer for each image; a model that answers a number ignores it"},
+        "raw": {
+            "type": "boolean",
+            "default": False,
+            "description": "true: probabilities as the network states them (temperature 1), and not calibrated",
         },
+        "trust": {"type": "boolean", "default": True, "description": "false: without `action` and `familiarity`"},
     }
-    files = {"type": "array", "items": {"type": "string", "format": "binary"}}
-    texts = {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}}
-    return {
-        "tags": ["predict"],
-        "operationId": "classify",
-        "summary": "Classify images",
-        "description": "One image as it is, several as multipart parts named `images`, or base64 in JSON. The content decides "
+    return _inference(
+        "classify",
+        "Classify images",
+        "One image as it is, several as multipart parts named `images`, or base64 in JSON. The content decides "
         "the format: JPEG, PNG, WebP, BMP, GIF. With several images a bad one is an `error` in its place and the status is "
         "200. Parameters may stand in the query or beside the images; the query wins. What a result holds is the model's task, "
         "which `GET /models/{name}` shows: `predictions` with one label an image, `predictions` and `selected` with several, "
-        "`value`, `unit` and `interval` of a number.",
-        "parameters": [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()],
+        "`value`, `unit` and `interval` of a number; and with each `action` (what to do with it) and `familiarity` (whether "
+        "the image is like those that the model was made from).",
+        fields,
+        ("ClassifyAnswer", "One result for each image, in order"),
+    )
+
+
+def _explain() -> dict[str, Any]:
+    fields = {
+        **_MODEL,
+        "confidence_level": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": MAX_LEVEL,
+            "default": DEFAULT_LEVEL,
+            "description": "how often the prediction set (or the interval) is to hold the truth",
+        },
+        "top_k": {**_TOP_K, "description": "labels to name"},
+        "neighbors": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": MAX_NEIGHBORS,
+            "default": DEFAULT_NEIGHBORS,
+            "description": "known images that look like this one",
+        },
+        "heatmap": {
+            "type": "string",
+            "enum": list(get_args(HeatmapForm)),
+            "default": "grid",
+            "description": "what speaks for the label: as numbers, as a picture (base64 PNG), or not at all",
+        },
+        "versus": {"type": "string", "description": "a label of the model: why not that one?"},
+    }
+    return _inference(
+        "explain_confidence",
+        "Explain how sure a model is of one image, how that is known, and what else it could be",
+        "Exactly one image, in the forms of `/classify`. Parameters may stand in the query or beside the image; the query "
+        "wins. What a version has no evidence for is null, and `unavailable` says why. The same image and version give the "
+        "same answer, to the digit.",
+        fields,
+        ("ExplainAnswer", "What is known of the image; which fields is the model's task"),
+    )
+
+
+def _inference(operation: str, summary: str, description: str, fields: dict[str, Any], answer: tuple[str, str]) -> dict[str, Any]:
+    """A route that takes images; `answer` is the schema of what it answers, and in words."""
+    image = {"schema": {"type": "string", "format": "binary"}}
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+    texts = {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}}
+    schema, says = answer
+    return {
+        "tags": ["predict"],
+        "operationId": operation,
+        "summary": summary,
+        "description": description,
+        "parameters": [{"name": name, "in": "query", "required": False, "schema": of} for name, of in fields.items()],
         "requestBody": {
             "required": True,
             "content": {
@@ -103,9 +161,9 @@ def _classify() -> dict[str, Any]:
         },
         "responses": {
             "200": {
-                "description": "One result for each image, in order",
+                "description": says,
                 "headers": {"X-Model-Version": {"schema": {"type": "string"}, "description": "name:N"}},
-                "content": {"application/json": {"schema": {"$ref": _REF.format(model="ClassifyAnswer")}}},
+                "content": {"application/json": {"schema": {"$ref": _REF.format(model=schema)}}},
             },
             **problems(*_PROBLEMS),
         },

@@ -14,6 +14,8 @@ import onnxruntime
 from service.errors import ModelLoadError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -55,8 +57,12 @@ class OnnxRuntime:
 
     def run(self, images: UInt8Array) -> npt.NDArray[np.float32]:
         """uint8 `[N, H, W, 3]` to logits `[N, K]`. Safe to call from several threads at once."""
-        logits: npt.NDArray[np.float32] = self._session.run(["logits"], {"image": images})[0]
-        return logits
+        return self.outputs(images, ("logits",))[0]
+
+    def outputs(self, images: UInt8Array, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """uint8 `[N, H, W, 3]` to the outputs of those names; what is not asked for is not copied out of the session."""
+        found: list[npt.NDArray[np.float32]] = self._session.run(list(names), {"image": images})
+        return found
 
 
 def available_provider() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Runtime(Protocol):
-    """A loaded graph. `run` may be called from several threads at once."""
+    """A loaded graph. `run` and `outputs` may be called from several threads at once."""
 
     @property
     def name(self) -> str:
@@ -28,3 +30,6 @@ class Runtime(Protocol):
 
     def run(self, images: UInt8Array) -> npt.NDArray[np.float32]:
         """uint8 `[N, H, W, 3]` to logits `[N, K]`."""
+
+    def outputs(self, images: UInt8Array, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """uint8 `[N, H, W, 3]` to the outputs of those names: `logits` `[N, K]`, `embedding` `[N, D]`, the map `[N, C, h, w]`."""

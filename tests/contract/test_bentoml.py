@@ -58,6 +58,15 @@ def test_3_schema_declares_files_for_bentomls_client(client: TestClient) -> None
     assert (route["batchable"], route["is_task"]) == (False, False)
 
 
+def test_3_an_image_to_explain_is_one_file_and_not_a_list(client: TestClient) -> None:
+    route = next(r for r in client.get("/schema.json").json()["routes"] if r["name"] == "explain_confidence")
+    assert route["route"] == "/explain-confidence"
+    fields = route["input"]["properties"]
+    assert fields["image"]["type"] == "file"
+    assert fields.keys() == {"image", "model", "confidence_level", "top_k", "neighbors", "heatmap", "versus"}
+    assert route["input"]["required"] == ["image"]
+
+
 def test_4_response_of_the_method_is_the_answer(client: TestClient) -> None:
     response = client.post("/classify", content=picture("red"), headers={"content-type": "image/png"})
     assert response.headers["x-model-version"] == "colours:1"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 TASKS = {"colours": colours(), "presence": PRESENCE, "brightness": BRIGHTNESS}
+# What is said of an image by a version that was published without evidence.
+UNKNOWN = {"action": "review", "familiarity": None}
 HALF, NONE = 0.997527, 0.002473  # sigmoid of 6 and of -6
 
 
@@ -65,18 +67,19 @@ def pairs(result: dict[str, Any]) -> list[tuple[str, float]]:
 
 def value(percent: float) -> dict[str, Any]:
     interval = {"level": 0.9, "low": pytest.approx(percent - 2.5, rel=1e-4), "high": pytest.approx(percent + 2.5, rel=1e-4)}
-    return {"value": pytest.approx(percent, rel=1e-4, abs=1e-4), "unit": "percent", "interval": interval}
+    return {"value": pytest.approx(percent, rel=1e-4, abs=1e-4), "unit": "percent", "interval": interval, **UNKNOWN}
 
 
 def test_single_label_answers_predictions_and_nothing_else(client: httpx.Client) -> None:
     result = raw(client, "colours", picture("green"), top_k=1)
-    assert result == {"predictions": [{"label": "green", "probability": pytest.approx(0.999988, abs=2e-6)}]}
+    green = {"label": "green", "probability": pytest.approx(0.999988, abs=2e-6)}
+    assert result == {"predictions": [green], **UNKNOWN}
 
 
 def test_several_labels_are_selected_by_their_own_thresholds(client: httpx.Client) -> None:
     """Red and green from 0.5 on, blue from 0.999: half an image of it is 0.9975 sure."""
     both = raw(client, "presence", side_by_side("red", "green"))
-    assert both.keys() == {"predictions", "selected"}
+    assert both.keys() == {"predictions", "selected", *UNKNOWN}
     assert pairs(both) == [("red", HALF), ("green", HALF), ("blue", NONE)]
     assert both["selected"] == ["red", "green"]
     assert raw(client, "presence", side_by_side("blue", "green"))["selected"] == ["green"]

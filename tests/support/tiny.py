@@ -42,6 +42,8 @@ class Tiny:
     unit: str | None = None
     thresholds: dict[str, float] | None = None
     interval: Interval | None = None
+    # Whether a black image makes the network divide 0 by 0.
+    breaks_on_black: bool = False
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """What the graph computes for uint8 `[N, H, W, 3]`, by numpy."""
@@ -55,7 +57,10 @@ class Tiny:
             helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["float", "axes"], ["embedding"], keepdims=0),
             helper.make_node("MatMul", ["embedding", "weight"], ["product"]),
-            helper.make_node("Add", ["product", "bias"], ["logits"]),
+            helper.make_node("ReduceSum", ["embedding", "last"], ["light"]),
+            helper.make_node("Div", ["light", "light"], ["one"]),
+            helper.make_node("Mul", ["product", "one"], ["fragile"]),
+            helper.make_node("Add", ["fragile" if self.breaks_on_black else "product", "bias"], ["logits"]),
             helper.make_node("Transpose", ["float"], ["feature_map"], perm=[0, 3, 1, 2]),
         ]
         graph = helper.make_graph(
@@ -71,6 +76,7 @@ class Tiny:
                 numpy_helper.from_array(weight, "weight"),
                 numpy_helper.from_array(np.array(self.bias, dtype=np.float32), "bias"),
                 numpy_helper.from_array(np.array([1, 2]), "axes"),
+                numpy_helper.from_array(np.array([1]), "last"),
             ],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -113,7 +119,7 @@ def write_tiny(folder: Path, tiny: Tiny, temperature: float = 1.0, golden: np.nd
     """Put the files of a model into `folder`; `golden` replaces the logits that it is to reproduce."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL).write_bytes(tiny.graph())
-    images = golden_images()
+    images = golden_images()[1:] if tiny.breaks_on_black else golden_images()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images=images, logits=tiny.logits(images) if golden is None else golden)
     (folder / GOLDEN).write_bytes(buffer.getvalue())

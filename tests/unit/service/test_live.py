@@ -59,7 +59,7 @@ def test_loaded_version_answers_what_its_graph_computes(registry: Registry, tmp_
     publish_colours(registry, tmp_path / "work")
     live = load_path(registry.path("colours", 1), pool)
     image = golden_images()[0]
-    logits = asyncio.run(live.logits(image))
+    logits = asyncio.run(live.judged(image)).logits
     np.testing.assert_allclose(logits, expected_logits(image[None])[0], atol=1e-4)
 
 

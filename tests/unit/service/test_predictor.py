@@ -7,11 +7,12 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from models.confidence.judge import Judge, Trust
 from models.errors import UnreadableImageError
 from models.preprocess import Limits
 from models.registry import Registry
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from models.preprocess import UInt8Array
     from service.live import LiveModel
+    from service.predictor import Answer
     from tests.support.tiny import Tiny
 
 
@@ -117,6 +119,16 @@ def test_output_that_is_not_finite_is_an_error_and_no_number(tmp_path: Path) -> 
 # --- what each task answers
 
 
+def decided(model: LiveModel, logits: list[float], top_k: int, *, is_raw: bool = False) -> Answer:
+    (judged,) = model.judge_batch(np.array([logits], dtype=np.float32), None)
+    return decide(model, judged, top_k, is_raw=is_raw)
+
+
+def change(model: LiveModel, **changes: Any) -> None:
+    """Other evidence, as if it had been published so."""
+    model.judge = Judge(model.judge.task, model.judge.confidence.model_copy(update=changes), model.judge.evidence)
+
+
 def load_tiny(tmp_path: Path, pool: ThreadPoolExecutor, tiny: Tiny, metrics: Metrics | None = None) -> LiveModel:
     registry = Registry(tmp_path / "registry")
     publish_tiny(registry, tmp_path / "work", "tiny", tiny)
@@ -128,10 +140,11 @@ def test_selected_are_all_labels_at_or_over_their_thresholds_whatever_top_k_is(t
     thresholds = {"red": 0.5, "green": 0.25, "blue": 0.999}
     with ThreadPoolExecutor(2) as pool:
         model = load_tiny(tmp_path, pool, replace(PRESENCE, thresholds=thresholds))
-        answer = decide(model, np.array([0.0, 3.0, 2.0], dtype=np.float32), top_k=1)
-        everything = decide(model, np.array([9.0, 9.0, 9.0], dtype=np.float32), top_k=9)
-        nothing = decide(model, np.array([-9.0, -8.0, -9.0], dtype=np.float32), top_k=2)
-    assert answer == Prediction((("green", pytest.approx(1 / (1 + np.exp(-3)))),), ("green", "red"))
+        answer = decided(model, [0.0, 3.0, 2.0], top_k=1)
+        everything = decided(model, [9.0, 9.0, 9.0], top_k=9)
+        nothing = decided(model, [-9.0, -8.0, -9.0], top_k=2)
+    assert isinstance(answer, Prediction)
+    assert (answer.labels, answer.selected) == ((("green", pytest.approx(1 / (1 + np.exp(-3)))),), ("green", "red"))
     assert isinstance(everything, Prediction)
     assert isinstance(nothing, Prediction)
     assert everything.selected == ("red", "green", "blue")
@@ -141,20 +154,26 @@ def test_selected_are_all_labels_at_or_over_their_thresholds_whatever_top_k_is(t
 def test_temperature_counts_for_several_labels_too(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         model = load_tiny(tmp_path, pool, PRESENCE)
-        model.confidence = model.confidence.model_copy(
-            update={"temperature": model.confidence.temperature.model_copy(update={"value": 2.0})}
-        )
-        answer = decide(model, np.array([4.0, -4.0, -5.0], dtype=np.float32), top_k=1)
+        change(model, temperature=model.judge.confidence.temperature.model_copy(update={"value": 2.0}))
+        answer = decided(model, [4.0, -4.0, -5.0], top_k=1)
+        raw = decided(model, [1.0, -4.0, -5.0], top_k=1, is_raw=True)
     assert isinstance(answer, Prediction)
     assert answer.labels[0][1] == pytest.approx(1 / (1 + np.exp(-2)))
+    # raw names the probability without it; what is selected is not another question
+    assert isinstance(raw, Prediction)
+    assert raw.labels[0][1] == pytest.approx(1 / (1 + np.exp(-1)))
+    assert raw.selected == ("red",)
 
 
 def test_number_is_answered_in_its_unit_with_the_interval_around_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         model = load_tiny(tmp_path, pool, BRIGHTNESS)
-        assert decide(model, np.array([40.0], dtype=np.float32), 5) == Estimate(40.0, "percent", Range(0.9, 37.5, 42.5))
-        model.confidence = model.confidence.model_copy(update={"interval": None})
-        assert decide(model, np.array([40.0], dtype=np.float32), 5) == Estimate(40.0, "percent", None)
+        known = decided(model, [40.0], 5)
+        change(model, interval=None)
+        unknown = decided(model, [40.0], 5)
+    nothing = Trust(p_correct=None, p_familiar=None, familiarity=None, trust_score=None, action="review")
+    assert known == Estimate(40.0, "percent", Range(0.9, 37.5, 42.5), nothing)
+    assert unknown == Estimate(40.0, "percent", None, nothing)
 
 
 def test_every_selected_label_is_counted_and_a_number_is_not(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_service_accepts_what_was_published(published: dict[str, Artifact], name
     with ThreadPoolExecutor(2) as pool:
         live = load(artifact.path, pool, Plan("cpu", 2, 4), Metrics())
         images, stored = golden(artifact)
-        answer = decide(live, asyncio.run(live.logits(images[0])), 5)
+        answer = decide(live, asyncio.run(live.judged(images[0])), 5)
     if isinstance(answer, Estimate):
         assert answer.value == pytest.approx(float(stored[0, 0]), abs=1e-3 * SPREAD)
         assert (answer.unit, answer.interval) == ("francs", Range(0.9, answer.value - 12.5, answer.value + 12.5))

@@ -1,0 +1,47 @@
+"""What the answers of the inference routes have in common: what answered, and how a failure is said."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
+
+from service.errors import problem_of
+from service.logs import request_id
+
+if TYPE_CHECKING:
+    from service.errors import Problem
+    from service.live import LiveModel
+
+logger = logging.getLogger("candor.answer")
+
+
+class ModelCard(BaseModel):
+    """What answered."""
+
+    name: str
+    version: int
+    runtime: str = Field(examples=["onnxruntime-cuda"])
+    precision: str = Field(examples=["fp32"])
+
+
+def model_card(model: LiveModel) -> dict[str, str | int]:
+    """The fields of a `ModelCard`."""
+    runtime = model.runtime
+    name = runtime.name if runtime.provider == "cpu" else f"{runtime.name}-{runtime.provider}"
+    manifest = model.manifest
+    return {"name": manifest.name, "version": manifest.version, "runtime": name, "precision": runtime.precision}
+
+
+def version_header(model: LiveModel) -> dict[str, str]:
+    """`X-Model-Version`: `name:N`."""
+    return {"x-model-version": model.manifest.reference}
+
+
+def logged_problem(error: BaseException) -> Problem:
+    """The problem to answer; the caller learns nothing of what nobody expected, and the log all of it."""
+    problem = problem_of(error)
+    if problem.status == 500:
+        logger.error("request %s failed", request_id.get(), exc_info=error)
+    return problem

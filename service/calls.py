@@ -1,0 +1,188 @@
+"""A request to an inference route, understood: images, and every parameter in its range, before anything is computed.
+
+Parameters may stand in the query or beside the images, and the query wins. A form sends texts, JSON sends values; both are
+read. What is not known is refused, with what is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from service.errors import BadRequestError, EmptyBodyError
+from service.inputs import read_body
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.requests import Request
+
+    from service.inputs import Body, BodyLimits, ImageOrError
+
+MAX_TOP_K = 1000
+DEFAULT_TOP_K = 5
+MAX_NEIGHBORS = 20
+DEFAULT_NEIGHBORS = 5
+# A set that is to miss the true label less than once in a thousand takes a thousand calibration images of each label.
+MAX_LEVEL = 0.999
+DEFAULT_LEVEL = 0.95
+HeatmapForm = Literal["grid", "png", "none"]
+# What BentoML's client and a form send for a parameter that was left out.
+_ABSENT = (None, "", "null")
+
+
+@dataclass(frozen=True)
+class ClassifyCall:
+    """A request to `/classify`.
+
+    Attributes:
+        images: At least one.
+        model: `name` or `name:N`; None for the default.
+        top_k: Labels to answer for each image.
+        is_raw: Whether probabilities are to be as the network states them.
+        has_trust: Whether results are to say how far to believe them.
+    """
+
+    images: tuple[ImageOrError, ...]
+    model: str | None
+    top_k: int
+    is_raw: bool
+    has_trust: bool
+
+    @property
+    def is_single(self) -> bool:
+        """One image: what is wrong with it is the answer's status."""
+        return len(self.images) == 1
+
+
+@dataclass(frozen=True)
+class ExplainCall:
+    """A request to `/explain-confidence`; fields as in `models.confidence.case.Ask`, with `versus` by name."""
+
+    image: ImageOrError
+    model: str | None
+    confidence_level: float
+    top_k: int
+    neighbors: int
+    heatmap: HeatmapForm
+    versus: str | None
+
+
+async def read_classify(request: Request, limits: BodyLimits) -> ClassifyCall:
+    """Read a request to `/classify`.
+
+    Raises:
+        ServiceError: As `inputs.read_body`; BadRequestError also if a parameter is unknown or malformed, or there are too
+            many images; EmptyBodyError if there is none.
+    """
+    body = await read_body(request, limits)
+    given = _parameters(request, body, ("model", "top_k", "raw", "trust"))
+    if len(body.images) > limits.max_images:
+        raise BadRequestError(f"the request holds {len(body.images)} images; at most {limits.max_images} are accepted")
+    _require_image(body)
+    return ClassifyCall(
+        images=tuple(body.images),
+        model=_text("model", given.get("model"), "a name, or name:version"),
+        top_k=_top_k(given),
+        is_raw=_flag("raw", given.get("raw"), default=False),
+        has_trust=_flag("trust", given.get("trust"), default=True),
+    )
+
+
+async def read_explain(request: Request, limits: BodyLimits) -> ExplainCall:
+    """Read a request to `/explain-confidence`.
+
+    Raises:
+        ServiceError: As `read_classify`; BadRequestError also if there are several images.
+    """
+    body = await read_body(request, limits)
+    known = ("model", "confidence_level", "top_k", "neighbors", "heatmap", "versus")
+    given = _parameters(request, body, known)
+    if len(body.images) > 1:
+        raise BadRequestError(f"the request holds {len(body.images)} images, and one is explained at a time; send each by itself")
+    _require_image(body)
+    return ExplainCall(
+        image=body.images[0],
+        model=_text("model", given.get("model"), "a name, or name:version"),
+        confidence_level=_level(given.get("confidence_level")),
+        top_k=_top_k(given),
+        neighbors=_integer("neighbors", given.get("neighbors"), DEFAULT_NEIGHBORS, 0, MAX_NEIGHBORS),
+        heatmap=_heatmap(given.get("heatmap")),
+        versus=_text("versus", given.get("versus"), "a label of the model"),
+    )
+
+
+def _parameters(request: Request, body: Body, known: Iterable[str]) -> dict[str, Any]:
+    given = {**body.fields, **request.query_params}
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+        raise BadRequestError(f"{unknown[0]!r:.80} is not a parameter; known are {', '.join(known)}")
+    return given
+
+
+def _require_image(body: Body) -> None:
+    if not body.images:
+        raise EmptyBodyError("there is no image in the body; send one as it is, as multipart parts named image, or as JSON")
+
+
+def _text(name: str, value: Any, expected: str) -> str | None:
+    if value in _ABSENT:
+        return None
+    if not isinstance(value, str):
+        raise BadRequestError(f"{name} is {value!r:.80}, expected {expected}")
+    return value
+
+
+def _top_k(given: dict[str, Any]) -> int:
+    return _integer("top_k", given.get("top_k"), DEFAULT_TOP_K, 1, MAX_TOP_K)
+
+
+def _integer(name: str, value: Any, default: int, least: int, most: int) -> int:
+    if value in _ABSENT:
+        return default
+    expected = f"expected an integer from {least} to {most}"
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError("not an integer")
+        number = int(value)
+    except ValueError as err:
+        raise BadRequestError(f"{name} is {value!r:.80}, {expected}") from err
+    if not least <= number <= most:
+        raise BadRequestError(f"{name} is {number!r:.80}, {expected}")
+    return number
+
+
+def _level(value: Any) -> float:
+    if value in _ABSENT:
+        return DEFAULT_LEVEL
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError("not a number")
+        number = float(value)
+    except (ValueError, OverflowError) as err:
+        raise BadRequestError(f"confidence_level is {value!r:.80}, expected a number over 0, at most {MAX_LEVEL}") from err
+    # written so that NaN is refused too
+    if not 0 < number <= MAX_LEVEL:
+        raise BadRequestError(f"confidence_level is {number:g}, expected a number over 0, at most {MAX_LEVEL}")
+    return number
+
+
+def _flag(name: str, value: Any, *, default: bool) -> bool:
+    if value in _ABSENT:
+        return default
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "false": False, "1": True, "0": False}
+    if not isinstance(value, str) or value.lower() not in known:
+        raise BadRequestError(f"{name} is {value!r:.80}, expected true or false")
+    return known[value.lower()]
+
+
+def _heatmap(value: Any) -> HeatmapForm:
+    if value in _ABSENT:
+        return "grid"
+    forms: tuple[HeatmapForm, ...] = get_args(HeatmapForm)
+    for form in forms:
+        if value == form:
+            return form
+    raise BadRequestError(f"heatmap is {value!r:.80}, expected {', '.join(forms)}")

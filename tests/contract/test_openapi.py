@@ -1,0 +1,103 @@
+"""The one document: it has every route, and what the routes answer is what it says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from models.registry import Registry
+from service.api.classify import ClassifyAnswer
+from service.api.explain import ExplainAnswer, ExplainedLabel, ExplainedLabels, ExplainedValue
+from service.app import ROUTES, Classifier
+from tests.support.evidence import publish_judged
+from tests.support.pictures import picture
+from tests.support.tiny import BRIGHTNESS, PRESENCE, colours, publish_tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KINDS = {"colours": ExplainedLabel, "presence": ExplainedLabels, "brightness": ExplainedValue, "bare": ExplainedLabel}
+PNG = {"content-type": "image/png"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    home: Path = tmp_path_factory.mktemp("openapi")
+    registry = Registry(home / "registry")
+    for name, tiny in (("colours", replace(colours(), breaks_on_black=True)), ("presence", PRESENCE), ("brightness", BRIGHTNESS)):
+        publish_judged(registry, home / "work", name, tiny)
+    publish_tiny(registry, home / "work", "bare", colours())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CANDOR_HOME", str(home))
+        patch.setenv("CANDOR_DEFAULT_MODEL", "colours")
+        with TestClient(Classifier.to_asgi(), base_url="http://127.0.0.1:3000", raise_server_exceptions=False) as client:
+            while client.get("/readyz").status_code != 200:
+                pass
+            yield client
+
+
+@pytest.fixture(scope="module")
+def document(client: TestClient) -> dict[str, Any]:
+    return client.get("/openapi.json").json()
+
+
+def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
+    hidden = {"/", "/docs", "/openapi.json", "/healthz", "/schema.json"}
+    assert ROUTES - hidden <= document["paths"].keys()
+    below = "/models/{name}/interpretation"
+    assert {
+        below,
+        f"{below}/confusion-matrix",
+        f"{below}/most-confused",
+        f"{below}/reliability",
+        f"{below}/review",
+        f"{below}/thumbnails/{{image_id}}",
+        "/models/{name}/versions/{version}/report",
+    } <= document["paths"].keys()
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    named = set(re.findall(r"'#/components/schemas/([^']+)'", str(document)))
+    assert named <= schemas.keys()
+    assert {"ClassifyAnswer", "ExplainAnswer", "Problem", "Interpretation", "ReviewPage"} <= named
+
+
+@pytest.mark.parametrize("path", ["/classify", "/explain-confidence"])
+def test_parameters_stand_in_the_query_and_beside_the_images_alike(document: dict[str, Any], path: str) -> None:
+    operation = document["paths"][path]["post"]
+    in_query = {parameter["name"] for parameter in operation["parameters"]}
+    for form in ("multipart/form-data", "application/json"):
+        assert operation["requestBody"]["content"][form]["schema"]["properties"].keys() == in_query | {"images"}
+    assert {"200", "400", "404", "413", "415", "422", "429", "503", "504"} <= operation["responses"].keys()
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+def test_explanations_are_of_the_form_that_is_promised(client: TestClient, name: str, kind: type) -> None:
+    for query in ("", "&heatmap=png&versus=", "&heatmap=none&neighbors=0&confidence_level=0.999"):
+        response = client.post(f"/explain-confidence?model={name}{query}", content=picture("red"), headers=PNG)
+        assert response.status_code == 200, response.text
+        assert response.headers["x-model-version"] == f"{name}:1"
+        assert isinstance(ExplainAnswer.model_validate_json(response.content).root, kind)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_results_are_of_the_form_that_is_promised(client: TestClient, name: str) -> None:
+    response = client.post(f"/classify?model={name}", content=picture("red"), headers=PNG)
+    (result,) = ClassifyAnswer.model_validate_json(response.content).results
+    assert result.model_dump(exclude_unset=True, mode="json") == response.json()["results"][0]
+    assert {"action", "familiarity"} <= response.json()["results"][0].keys()
+
+
+def test_output_that_is_not_finite_is_answered_without_a_number(client: TestClient) -> None:
+    for path in ("/classify", "/explain-confidence"):
+        broken = client.post(path, content=picture("black"), headers=PNG)
+        assert (broken.status_code, broken.json()["code"]) == (500, "internal")
+        assert "nan" not in broken.text.lower()
+        assert not re.search(r"\d\.\d", broken.text)
+        assert client.post(path, content=picture("red"), headers=PNG).status_code == 200
