@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from models.confidence.evidence import Evidence
+from models.confidence.judge import Judge
+from models.confidence.schema import Confidence, Temperature
 from training.confidence.answers import Answers
-from training.confidence.parts import Material
+from training.confidence.parts import Material, fit_parts
+from training.confidence.promises import Tried
 
 LABELS = 6
 DIMENSIONS = 24
@@ -32,3 +36,18 @@ def answers(count: int, seed: int, *, labels: int = LABELS, spread: float = 0.35
 def material(training: Answers, calibration: Answers, *, labels: int = LABELS, temperature: float = 1.5) -> Material:
     names = tuple(f"label {index}" for index in range(labels))
     return Material("single_label", names, temperature, training, calibration, seed=0)
+
+
+def tried(training: Answers, calibration: Answers, test: Answers, *, temperature: float = 1.5, labels: int = LABELS) -> Tried:
+    """A version fitted on the first two, and what it makes of the third; images of other labels are unrelated."""
+    given = material(training, calibration, labels=labels, temperature=temperature)
+    parts = fit_parts(given, {})
+    fitted = Temperature(value=temperature, status="ok", images=len(calibration), reason=None)
+    confidence = Confidence.without_evidence(fitted, None, None, "").model_copy(
+        update={"conformal": parts.conformal, "familiarity": parts.familiarity, "correctness": parts.correctness}
+    )
+    judge = Judge("single_label", confidence, Evidence.from_bytes(parts.evidence.to_bytes()))
+    outputs = judge.probabilities(test.logits)
+    strange = embeddings_of(np.arange(100) % 50 + 500, 99)
+    unrelated = np.random.default_rng(0).dirichlet(np.full(labels, 0.3), 100)
+    return Tried(judge, given.labels, test, outputs, judge.trust(outputs, test.embeddings), (unrelated, strange))

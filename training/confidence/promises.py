@@ -222,7 +222,7 @@ def p_correct(tried: Tried) -> SelfTest | None:
     right, p_max = tried.correct[known], tried.probabilities.max(axis=1)[known]
     loss, plain = binary_cross_entropy(stated, right), binary_cross_entropy(p_max, right)
     gap = _losses(stated, right) - _losses(p_max, right)
-    slack = 2 * float(gap.std() / np.sqrt(len(gap)))
+    slack = 2 * float(gap.std() / np.sqrt(len(gap))) + _NLL_TOLERANCE
     return SelfTest(
         name="p_correct",
         passed=loss <= plain + slack,
