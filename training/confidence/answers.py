@@ -80,7 +80,7 @@ def ask_all(session: onnxruntime.InferenceSession, known: Known, task: Task) -> 
     """
     rows = {split: chosen for split in _ASKED if split in known.splits and len(chosen := choose_rows(known, split, task))}
     answers: dict[Split, Answers] = {}
-    with bar("weighing evidence", sum(map(len, rows.values()))) as shown:
+    with bar("evidence", sum(map(len, rows.values()))) as shown:
         for split, chosen in rows.items():
             images = known.splits[split]
             logits, embeddings = ask(session, images.pixels, chosen, f"a {split} image")

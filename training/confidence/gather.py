@@ -5,7 +5,7 @@ What is counted and tested is computed from the evidence as it will be read back
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -89,7 +89,7 @@ def gather(graph: Graph, fitted: Calibration, known: Known | None, review: Revie
     maps = ask_maps(graph.session, graph.pool, graph.exported.outputs)
     head = attempt("head", lambda: find_head(graph.network, graph.exported.outputs, maps), unavailable)
     parts = _parts(graph, fitted, answers, known, unavailable)
-    evidence = Evidence(**(vars(parts.evidence) | {"head": head})).to_bytes()
+    evidence = replace(parts.evidence, head=head).to_bytes()
     calibrated = _calibrated(graph.task, fitted.temperature, answers.get("test"))
     confidence = _confidence(fitted, parts, calibrated)
     tests = [self_tests.same_as_trained(graph.exported.largest_difference, graph.task)]

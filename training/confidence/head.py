@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import nn
 
 from models.confidence.heatmap import Head, activation_map, incompleteness
+from models.manifest import MAX_CAM_LABELS
 from training.confidence.lacking import Lacking
 
 if TYPE_CHECKING:
@@ -52,17 +53,16 @@ def find_head(network: nn.Module, outputs: OutputSpec, maps: Maps) -> Head:
     if weight.shape[1] != outputs.spatial_channels:
         raise Lacking("the head does not see the feature map's channels, so no map would add up to a logit")
     head = Head(weight, bias)
-    if largest_incompleteness(head, maps, every_label=False) > TOLERANCE:
+    if largest_incompleteness(head, maps) > TOLERANCE:
         raise Lacking("the head is not linear in the mean of the feature map, so no map would add up to a logit")
     return head
 
 
-def largest_incompleteness(head: Head, maps: Maps, *, every_label: bool) -> float:
-    """How far mean(map) + bias is from the logit, at most, over the images; of every label, or of the first alone."""
+def largest_incompleteness(head: Head, maps: Maps) -> float:
+    """How far mean(map) + bias is from the logit, at most, over the images and their 200 most probable labels."""
     found = 0.0
     for logits, spatial in zip(maps.logits, maps.spatial, strict=True):
-        labels = range(len(logits)) if every_label else [int(logits.argmax())]
-        for label in labels:
+        for label in np.argsort(-logits)[:MAX_CAM_LABELS].tolist():
             gap = incompleteness(activation_map(spatial, head, label), float(head.bias[label]), float(logits[label]))
             found = max(found, gap)
     return found

@@ -42,7 +42,7 @@ def same_as_trained(largest_difference: float, task: Task) -> SelfTest:
 
 def of_maps(head: Head, maps: Maps) -> list[SelfTest]:
     """Whether each label's map and its bias give the logit, and the map of a difference the difference."""
-    gap = largest_incompleteness(head, maps, every_label=True)
+    gap = largest_incompleteness(head, maps)
     found = [_sum_test("heatmaps", gap, "mean(map) + bias is the logit")]
     if maps.logits.shape[1] > 1:
         gap = max(_contrast_gap(head, *pair) for pair in zip(maps.logits, maps.spatial, strict=True))
