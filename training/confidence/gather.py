@@ -112,7 +112,7 @@ def _parts(
     known: Known | None,
     unavailable: dict[str, str],
 ) -> Parts:
-    why = str(fitted.temperature.reason) if known is None else _nothing_to_fit_on(known, answers)
+    why = _nothing_to_fit_on(known, answers) if known is not None else fitted.temperature.reason or "published without images"
     if why is not None or known is None:
         unavailable |= dict.fromkeys(OF_CALIBRATION, str(why))
         return Parts(Evidence())
