@@ -163,7 +163,7 @@ def _bisect(is_below: Callable[[float], bool]) -> float:
 def _log_factorial(number: npt.ArrayLike) -> FloatArray:
     """Ln n! of each."""
     given = np.asarray(number)
-    return _log_factorials(1 << int(given.max(initial=0)).bit_length())[given]
+    return np.asarray(_log_factorials(1 << int(given.max(initial=0)).bit_length())[given])
 
 
 @lru_cache(maxsize=32)

@@ -76,7 +76,7 @@ class Bank:
         # every label's images in a row of its own, filled up with -inf, G x the most images of a label
         rows = np.full(self._places.shape, -np.inf, dtype=np.float32)
         rows[self._places >= 0] = similarities
-        nearest = np.partition(rows, max(rows.shape[1] - NEAREST, 0), axis=1)[:, -NEAREST:].astype(np.float64)
+        nearest = np.partition(rows, max(self._places.shape[1] - NEAREST, 0), axis=1)[:, -NEAREST:].astype(np.float64)
         counted = np.isfinite(nearest)
         with np.errstate(invalid="ignore"):
             return np.asarray(1.0 - np.where(counted, nearest, 0.0).sum(axis=1) / counted.sum(axis=1))

@@ -60,7 +60,7 @@ class Familiarity:
         squared = np.square(along)
         # What is not along the axes; rounding may make it less than nothing.
         beyond = np.maximum(whole - squared.sum(axis=2), 0.0)
-        return np.asarray((squared / self.variances).sum(axis=2) + beyond / self.rest).min(axis=1)
+        return np.asarray(((squared / self.variances).sum(axis=2) + beyond / self.rest).min(axis=1))
 
     @cached_property
     def _centres_along(self) -> FloatArray:
@@ -105,4 +105,4 @@ def verdict(p_value: float) -> Verdict:
 def unit_length(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     """Embeddings `[N, D]` scaled to length 1; one of nothing but zeros stays as it is."""
     given = np.asarray(embeddings, dtype=np.float32)
-    return given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), _TINY)
+    return np.asarray(given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), _TINY))

@@ -23,13 +23,15 @@ def find_threshold(p_correct: FloatArray, correct: npt.NDArray[np.bool_], target
         correct: Whether they are right, `[N]`.
         target: Share, in (0, 1).
     """
+    if not len(p_correct):
+        return None
     order = np.argsort(-p_correct, kind="stable")
     falling = p_correct[order]
     right = correct[order].cumsum()
     # Equal ones are accepted together or not at all.
-    last_of_equals = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1) if len(falling) else []
-    for place in reversed(last_of_equals):
-        count = int(place) + 1
+    last_of_equals = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)
+    for place in last_of_equals[::-1].tolist():
+        count = place + 1
         # The exact bound is dear, and below the target's own share it is surely below the target.
         if right[place] > target * count and is_surely_over(int(right[place]), count, target):
             return float(falling[place])

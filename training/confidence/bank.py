@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +45,7 @@ def make_bank(training: Answers, calibration: Answers, labels: int, seed: int) -
     if not len(chosen.labels):
         raise Lacking(f"of {labels} labels not each has a place among {MOST_IMAGES} known images")
     order = np.argsort(chosen.labels, kind="stable")
-    bank = Bank(*(part[order] for part in (chosen.directions, chosen.labels, chosen.predicted, chosen.is_held_out, chosen.ids)))
+    bank = Bank(*(getattr(chosen, part.name)[order] for part in fields(Bank)))
     place = np.full(len(calibration), -1, dtype=np.intp)
     place[held_out] = np.argsort(order, kind="stable")[: len(held_out)]
     return Bank.from_arrays(bank.arrays()), place
