@@ -123,6 +123,12 @@ def covered_by_chance(known: int, asked: int, level: float, confidence: float = 
         level: The coverage that is promised, in (0, 1).
         confidence: Of the interval, in (0, 1).
     """
+    low, high = between(beta_binomial(known, asked, level), confidence)
+    return low / asked, high / asked
+
+
+def beta_binomial(known: int, asked: int, level: float) -> FloatArray:
+    """How probable it is that so many of `asked` images are covered, `[asked + 1]`; see `covered_by_chance`."""
     rank = min(int(np.ceil((known + 1) * level - 1e-9)), known)
     a, b = rank, known + 1 - rank
     k = np.arange(asked + 1)
@@ -131,10 +137,18 @@ def covered_by_chance(known: int, asked: int, level: float, confidence: float = 
         + _log_factorial(a + k - 1) + _log_factorial(b + asked - k - 1) - _log_factorial(a + b + asked - 1)
         - _log_factorial(a - 1) - _log_factorial(b - 1) + _log_factorial(a + b - 1)
     )  # fmt: skip
-    below = np.cumsum(np.exp(log_p))
-    tail = (1 - confidence) / 2
-    low, high = int(np.searchsorted(below, tail)), int(np.searchsorted(below, 1 - tail))
-    return low / asked, min(high, asked) / asked
+    return np.exp(log_p)
+
+
+def between(probable: FloatArray, confidence: float) -> tuple[int, int]:
+    """Between which counts, both included, one lies with at least this confidence, as much on either side.
+
+    Args:
+        probable: How probable each count is, `[n + 1]`.
+        confidence: In (0, 1).
+    """
+    below, tail = np.cumsum(probable), (1 - confidence) / 2
+    return int(np.searchsorted(below, tail)), min(int(np.searchsorted(below, 1 - tail)), len(probable) - 1)
 
 
 def _bisect(is_below: Callable[[float], bool]) -> float:
@@ -149,7 +163,7 @@ def _bisect(is_below: Callable[[float], bool]) -> float:
 def _log_factorial(number: npt.ArrayLike) -> FloatArray:
     """Ln n! of each."""
     given = np.asarray(number)
-    return _log_factorials(1 << int(given.max(initial=0)).bit_length())[given]
+    return np.asarray(_log_factorials(1 << int(given.max(initial=0)).bit_length())[given])
 
 
 @lru_cache(maxsize=32)

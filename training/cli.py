@@ -89,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("data", type=Path, help=_DATA)
     fit.add_argument("--name", required=True, help="the model's name")
     fit.add_argument("--resume", action="store_true", help="go on with the run of this name that was stopped")
+    fit.add_argument(
+        "--unrelated",
+        type=Path,
+        metavar="DIR",
+        help="images of none of the labels, to test that they are told apart (default: made up)",
+    )
     fit.add_argument("--events", type=Path, metavar="FILE", help="append what happens to FILE, as JSON lines")
     fit.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="log the epochs to TensorBoard (needs that package)")
     fit.add_argument("--mlflow", metavar="URI", help="log the epochs to MLflow's server there (needs mlflow-skinny)")
@@ -162,7 +168,7 @@ def _fit(options: argparse.Namespace, registry: Registry, settings: HomeSettings
 
     events = open_events(options.events, options.tensorboard, options.mlflow, options.name)
     try:
-        chosen = Options(resume=options.resume, events=events, stop=options.stop)
+        chosen = Options(resume=options.resume, unrelated=options.unrelated, events=events, stop=options.stop)
         return fit(_data(options, settings), options.name, recipe, registry, settings.runs_root, chosen).reference
     finally:
         events.close()

@@ -11,6 +11,8 @@ from models.dataset import SPLITS
 from models.manifest import DatasetCard, canonical_json, check_name
 from models.scan_report import SCAN_REPORT
 from training.checkpoint import Run
+from training.confidence.answers import Known
+from training.confidence.unrelated import read_unrelated
 from training.distributed import leave
 from training.errors import Preempted, TrainingError
 from training.history import HISTORY, History, Sweep
@@ -24,7 +26,7 @@ from training.publish import Publication, publish
 from training.report import write_report, write_review
 from training.selection import choose, report
 from training.stop import Stop
-from training.subject import Outputs, Subject
+from training.subject import Outputs, Subject, name_images
 from training.thumbnails import make_thumbnails
 from training.watch import judge
 
@@ -48,9 +50,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What is no part of the recipe: whether to go on with a run that was stopped, and who is told what happens."""
+    """What is no part of the recipe.
+
+    Attributes:
+        resume: Whether to go on with a run that was stopped.
+        unrelated: Folder of images that are of none of the labels; None to have them made up.
+        events: Who is told what happens.
+        stop: Who may end it.
+    """
 
     resume: bool = False
+    unrelated: Path | None = None
     events: Events = field(default_factory=Events)
     stop: Stop = field(default_factory=Stop)
 
@@ -66,7 +76,7 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
         recipe: Every choice; what is None is decided here and written into the manifest.
         registry: Where the version goes.
         runs_root: Where to work, and where checkpoints lie until the version is published.
-        options: Resuming, and who is told.
+        options: Resuming, unrelated images, and who is told.
 
     Raises:
         ContractError: If the data or the name cannot be used.
@@ -90,10 +100,11 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
             "number of processes": world.size,
         }
         options.events("started", name=name, images=len(prepared.dataset.items), labels=len(prepared.dataset.labels))
+        unrelated = _unrelated(prepared, options.unrelated)
         run = _open_run(world, runs_root, name, request, resume=options.resume)
         try:
             trained = _train(prepared, run, options)
-            manifest = world.from_main(lambda: _publish(name, prepared, trained, run, registry, options.stop))
+            manifest = world.from_main(lambda: _publish(name, prepared, trained, run, registry, options.stop, unrelated))
         except BaseException as err:
             if isinstance(err, Preempted):
                 err.kept = run.has_checkpoint
@@ -191,7 +202,14 @@ def _plan(tuner: FineTuner, prepared: Prepared, resumed: Snapshot | None) -> tup
     return plan, sweep
 
 
-def _publish(name: str, prepared: Prepared, trained: _Trained, run: Run, registry: Registry, stop: Stop) -> Manifest:
+def _unrelated(prepared: Prepared, folder: Path | None) -> np.ndarray | None:
+    """Read before anything is trained, so that a wrong path costs nothing."""
+    return None if folder is None else read_unrelated(folder, prepared.preprocessing, prepared.image_size)
+
+
+def _publish(
+    name: str, prepared: Prepared, trained: _Trained, run: Run, registry: Registry, stop: Stop, unrelated: np.ndarray | None
+) -> Manifest:
     network = prepared.pretrained.network
     prepared.objective.fold(network)
     sizes = {split: len(prepared.splits[split]) for split in SPLITS if split in prepared.splits}
@@ -211,6 +229,7 @@ def _publish(name: str, prepared: Prepared, trained: _Trained, run: Run, registr
         calibration=trained.verdict.calibration,
         metrics=trained.verdict.metrics,
         golden_pool=_golden_pool(prepared.splits),
+        known=Known(prepared.splits, name_images(trained.outputs), prepared.recipe.seed, unrelated),
         add_files=lambda folder: _add_files(folder, prepared, trained),
         finish=write_report,
         stop=stop,

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from models.artifact import CONFIDENCE, GOLDEN, MODEL, WEIGHTS
+from models.confidence.evidence import EVIDENCE
 from models.confidence.schema import Confidence
 from models.decision import activate
 from models.manifest import (
@@ -29,7 +30,9 @@ from models.manifest import (
     canonical_json,
     recipe_sha256,
 )
+from models.review import read_review
 from training.checkpoint import write_tensors
+from training.confidence.gather import Graph, gather, tell
 from training.export import export, open_session
 from training.progress import say
 from training.stop import Stop
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from models.registry import Registry
     from training.backbone import Pretrained
     from training.calibrate import Calibration
+    from training.confidence.answers import Known
     from training.export import Exported
     from training.normalise import Normalise
 
@@ -83,6 +87,8 @@ class Publication:
     calibration: Calibration
     metrics: Metrics | None
     golden_pool: npt.NDArray[np.uint8]
+    # The images that it was made from; None where it is published as it came.
+    known: Known | None = None
     # Writes further files into the artifact's folder; and those that name its version, once that is known.
     add_files: Callable[[Path], None] = lambda folder: None
     finish: Callable[[Path, Manifest], None] | None = None
@@ -101,6 +107,7 @@ def publish(publication: Publication, registry: Registry, runs_root: Path) -> Ma
     Raises:
         ManifestError: If the calibration is of another task or of other labels.
         ParityError: If ONNX Runtime does not compute what torch does.
+        TrainingError: If an output is not finite.
     """
     runs_root.mkdir(parents=True, exist_ok=True)
     folder = tempfile.mkdtemp(prefix=f"publish-{publication.name}-", dir=runs_root)
@@ -112,9 +119,8 @@ def publish(publication: Publication, registry: Registry, runs_root: Path) -> Ma
 
 def _publish(publication: Publication, registry: Registry, folder: Path) -> Manifest:
     network, task, fitted = publication.pretrained.network, publication.task, publication.calibration
-    confidence = Confidence.without_evidence(fitted.temperature, fitted.thresholds, fitted.interval, "not fitted yet")
-    confidence.check_fits(task, publication.labels)
-    (folder / CONFIDENCE).write_bytes(canonical_json(confidence))
+    # Refused before minutes are spent.
+    Confidence.without_evidence(fitted.temperature, fitted.thresholds, fitted.interval, "").check_fits(task, publication.labels)
     say(f"exporting ONNX at {publication.image_size} px")
     exported = export(network, publication.normalise, publication.image_size, publication.golden_pool, folder / MODEL, task)
     what = "logits" if task != "regression" else f"values in {publication.unit}" if publication.unit else "values"
@@ -122,10 +128,21 @@ def _publish(publication: Publication, registry: Registry, folder: Path) -> Mani
     (folder / GOLDEN).write_bytes(_golden(folder / MODEL, publication))
     write_tensors(folder / WEIGHTS, network.state_dict())
     publication.add_files(folder)
+    _write_confidence(folder, publication, exported)
     with publication.stop.deferred():
         published = registry.publish(folder, _card(publication, exported), publication.finish)
         publication.stop.never_mind()
     return published
+
+
+def _write_confidence(folder: Path, publication: Publication, exported: Exported) -> None:
+    """Fit and test what statements of confidence are made from, on the graph as it will be served."""
+    network, task, labels = publication.pretrained.network, publication.task, publication.labels
+    graph = Graph(open_session(folder / MODEL), exported, network, task, labels, publication.golden_pool)
+    gathered = gather(graph, publication.calibration, publication.known, read_review(folder))
+    (folder / CONFIDENCE).write_bytes(canonical_json(gathered.confidence))
+    (folder / EVIDENCE).write_bytes(gathered.evidence)
+    tell(gathered.confidence)
 
 
 def _card(publication: Publication, exported: Exported) -> Manifest:

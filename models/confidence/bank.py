@@ -64,19 +64,34 @@ class Bank:
         Returns:
             The score; 1, which says nothing, where the bank has no image of the predicted label, or of no other.
         """
-        distances = {label: _distance(similarities[start:end]) for label, start, end in self._groups}
-        own = distances.pop(predicted, None)
-        others = [distance for distance in distances.values() if distance is not None]
-        if own is None or not others:
+        distances = self._distances(similarities)
+        is_own = self._present == predicted
+        own, others = distances[is_own], distances[~is_own]
+        if not np.isfinite(own).any() or not np.isfinite(others).any():
             return 1.0
-        return max(min(others), _LEAST_DISTANCE) / max(own, _LEAST_DISTANCE)
+        return max(float(np.nanmin(others)), _LEAST_DISTANCE) / max(float(own[0]), _LEAST_DISTANCE)
+
+    def _distances(self, similarities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Mean cosine distance of the nearest three images of each label that there is, `[G]`; NaN where none counts."""
+        # every label's images in a row of its own, filled up with -inf, G x the most images of a label
+        rows = np.full(self._places.shape, -np.inf, dtype=np.float32)
+        rows[self._places >= 0] = similarities
+        nearest = np.partition(rows, max(self._places.shape[1] - NEAREST, 0), axis=1)[:, -NEAREST:].astype(np.float64)
+        counted = np.isfinite(nearest)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(1.0 - np.where(counted, nearest, 0.0).sum(axis=1) / counted.sum(axis=1))
 
     @cached_property
-    def _groups(self) -> list[tuple[int, int, int]]:
-        """Each label that there are images of, with its first row and the row after its last."""
-        present, starts = np.unique(self.labels, return_index=True)
-        ends = [*starts[1:].tolist(), len(self.labels)]
-        return list(zip(present.tolist(), starts.tolist(), ends, strict=True))
+    def _present(self) -> npt.NDArray[np.int64]:
+        """Each label that there are images of."""
+        return np.unique(self.labels)
+
+    @cached_property
+    def _places(self) -> npt.NDArray[np.int64]:
+        """The bank's rows by label, `[G, most images of a label]`; -1 where a label has fewer."""
+        _, starts, counts = np.unique(self.labels, return_index=True, return_counts=True)
+        place = np.arange(counts.max(initial=1))
+        return np.where(place < counts[:, None], starts[:, None] + place, -1)
 
     def neighbours(self, similarities: npt.NDArray[np.float32], count: int) -> list[Neighbour]:
         """The most similar held-out images, most similar first; trained-on ones only where none was held out.
@@ -120,12 +135,3 @@ class Bank:
             np.asarray(arrays["bank_is_held_out"], dtype=np.bool_),
             np.asarray(arrays["bank_ids"], dtype=np.str_),
         )
-
-
-def _distance(similarities: npt.NDArray[np.float32]) -> float | None:
-    """Mean cosine distance of the nearest three, or of all where there are fewer."""
-    counted = similarities[np.isfinite(similarities)]
-    if not len(counted):
-        return None
-    count = min(NEAREST, len(counted))
-    return float(1.0 - np.partition(counted, -count)[-count:].astype(np.float64).mean())

@@ -8,6 +8,7 @@ from models.review_schema import MultiLabelReview, RegressionReview, SingleLabel
 from training.page import other_tasks, single_label
 from training.page.facts import environment_section, findings, recipe_section, sizes_table, training_section
 from training.page.parts import NBSP, Page, Section, Text, Tile, counted, number, percent
+from training.page.trust import trust_section
 
 if TYPE_CHECKING:
     from training.page.source import Source
@@ -19,7 +20,8 @@ def build(source: Source) -> Page:
     """Lay out everything that is known."""
     manifest = source.manifest
     lead, told, tiles, middle = _by_task(source)
-    sections: list[Section | None] = [None if source.other_data else training_section(source), *middle]
+    sections: list[Section | None] = [] if source.other_data else [trust_section(source.confidence), training_section(source)]
+    sections += middle
     if source.other_data is None:
         sections.append(recipe_section(manifest))
     sections.append(environment_section(manifest))

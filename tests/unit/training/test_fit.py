@@ -95,6 +95,32 @@ def test_published_scores_are_what_the_published_file_scores_on_the_test_images(
     assert negative_log_likelihood(probabilities(logits, 1), truth) == pytest.approx(manifest.metrics.raw.nll, abs=1e-4)
 
 
+def test_evidence_is_of_the_published_file_and_was_tested(fitted: Fitted) -> None:
+    artifact = Artifact.load(fitted.registry.path("colours", 1))
+    confidence, evidence = artifact.confidence, artifact.evidence
+    assert confidence.conformal is not None
+    assert sum(confidence.conformal.images.values()) == 18
+    # 36 training and 18 calibration images, none of them a copy.
+    assert evidence.bank is not None
+    assert evidence.bank.is_held_out.tolist().count(True) == 18
+    assert len(evidence.bank.ids) == 54
+    assert "18 calibration images are too few" in confidence.unavailable["familiarity"]
+    outcome = {test.name: test.passed for test in confidence.self_tests}
+    assert outcome.keys() >= {"exported graph", "heatmaps", "contrasts", "probabilities", "coverage", "review lists"}
+    assert all(outcome[name] for name in ("exported graph", "heatmaps", "contrasts", "probabilities", "review lists"))
+
+
+def test_folder_without_unrelated_images_is_refused_before_anything_is_trained(fitted: Fitted) -> None:
+    from training.errors import TrainingError
+    from training.fit import Options, fit
+
+    assert fitted.manifest.recipe is not None
+    where = fitted.home / "nowhere"
+    with pytest.raises(TrainingError, match="--unrelated .*nowhere: there is no image"):
+        fit(fitted.data, "refused", fitted.manifest.recipe, fitted.registry, fitted.home / "runs", Options(unrelated=where))
+    assert list((fitted.home / "runs").iterdir()) == []
+
+
 def test_chosen_candidate_has_the_lowest_validation_nll(fitted: Fitted) -> None:
     metrics = fitted.manifest.metrics
     assert metrics is not None

@@ -67,7 +67,7 @@ def test_first_screen_names_the_version_and_says_how_good_and_how_far_to_trust_i
 
 def test_every_section_is_there_and_linked(html: Html) -> None:
     anchors = [section["id"] for section in html.of("section")]
-    first, second = "training data confusion labels questions", "losses suspects reliability recipe environment"
+    first, second = "trust training data confusion labels questions", "losses suspects reliability recipe environment"
     assert anchors == [*first.split(), *second.split()]
     assert [link["href"] for link in html.of("a")] == [f"#{anchor}" for anchor in anchors]
     text = html.text.replace(NBSP, " ")

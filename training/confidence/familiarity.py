@@ -1,0 +1,83 @@
+"""Fit what images of the data look like to the published network; `models.confidence.familiarity` has what it means."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from models.confidence.familiarity import RANK, UNUSUAL, Familiarity, unit_length
+from training.confidence.lacking import Lacking
+
+if TYPE_CHECKING:
+    from models.confidence.conformal import FloatArray
+
+# With fewer no image could be called unusual: the least p-value is 1 / (n + 1).
+FEWEST_IMAGES = math.ceil(1 / UNUSUAL)
+# Variances of directions of length 1 below this are rounding.
+_TINY = 1e-12
+# Of the largest variance: less is rounding.
+_RELATIVE = 1e-8
+# Of the least variance that is kept: with few images nothing may be left over to measure the rest by.
+_LEAST_REST = 1e-3
+# Offsets that are held at once.
+_MOST_NUMBERS = 4_000_000
+
+
+def fit_familiarity(
+    training: npt.NDArray[np.float32], groups: npt.NDArray[np.integer], calibration: npt.NDArray[np.float32]
+) -> Familiarity:
+    """Centres and spread from training images, distances from calibration images, which must be none of those.
+
+    Args:
+        training: Embeddings, `[N, D]`.
+        groups: The label of each, `[N]`; all equal where labels do not part the images.
+        calibration: Embeddings, `[M, D]`.
+
+    Raises:
+        Lacking: If calibration images are too few, or images of one label do not differ.
+    """
+    if len(calibration) < FEWEST_IMAGES:
+        raise Lacking(f"{len(calibration)} calibration images are too few to call one unusual; it takes {FEWEST_IMAGES}")
+    directions = unit_length(training).astype(np.float64)
+    present, group = np.unique(groups, return_inverse=True)
+    belongs = (group[:, None] == np.arange(len(present))).astype(np.float64)
+    centres = belongs.T @ directions / belongs.sum(axis=0)[:, None]
+    axes, variances, rest = _spread(directions - centres[group], len(directions) - len(present))
+    drawn = Familiarity(centres, axes, variances, rest, np.empty(0))
+    # Distances are those that will be computed from what is stored.
+    stored = Familiarity.from_arrays(drawn.arrays())
+    return replace(stored, distances=np.sort(distances(stored, calibration)))
+
+
+def _spread(offsets: FloatArray, degrees: int) -> tuple[FloatArray, FloatArray, float]:
+    """Axes `[r, D]` and variances `[r]`, largest first, and the variance along each other direction.
+
+    Half of the directions in which there is any variance are kept at most, so that the others show what is usual there: with
+    fewer training images than dimensions it would be nothing, and every new image would be infinitely far away.
+    """
+    covariance = offsets.T @ offsets / max(degrees, 1)
+    found, vectors = np.linalg.eigh(covariance)
+    if degrees < 1 or found[-1] < _TINY:
+        raise Lacking("the network gives all training images of a label the same embedding, so none is stranger than another")
+    varying = min(int((found > _RELATIVE * found[-1]).sum()), degrees)
+    rank = max(1, min(RANK, varying // 2))
+    variances = found[::-1][:rank]
+    left = np.maximum(found[: len(found) - rank], 0.0)
+    rest = max(float(left.mean()) if len(left) else 0.0, _LEAST_REST * float(variances[-1]))
+    return vectors.T[::-1][:rank], variances, rest
+
+
+def distances(familiarity: Familiarity, embeddings: npt.NDArray[np.float32]) -> FloatArray:
+    """Of any number of images `[N, D]`, a few at a time: `[N]`."""
+    step = max(1, _MOST_NUMBERS // (len(familiarity.centres) * len(familiarity.axes)))
+    parts = [familiarity.distance(embeddings[start : start + step]) for start in range(0, len(embeddings), step)]
+    return np.concatenate(parts)
+
+
+def p_values(familiarity: Familiarity, embeddings: npt.NDArray[np.float32]) -> FloatArray:
+    """Of any number of images `[N, D]`: `[N]` in (0, 1]."""
+    return np.array([familiarity.p_value(distance) for distance in distances(familiarity, embeddings)])
