@@ -66,7 +66,7 @@ def test_fit_under_torchrun_publishes_one_version_and_talks_once(tmp_path: Path)
     done = train(tmp_path, "fit", str(data), "--name", "birds", *KEYS, "epochs=2", processes=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["birds:1"]
-    assert done.stderr.count("published on") == 1
+    assert done.stderr.count("published birds:1") == 1
     registry = Registry(tmp_path / "registry")
     assert registry.versions("birds") == [1]
     test = registry.manifest("birds", 1).metrics.test  # type: ignore[union-attr]
