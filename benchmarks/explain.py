@@ -1,0 +1,101 @@
+"""What trust and explanations cost: `python -m benchmarks.explain HOME`, with the state that `make run` left (`var`).
+
+One client asks the real service for one image at a time, every kind of request in turn, so that a machine that slows down slows
+all of them; the median of each is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from models.confidence.evidence import Evidence
+from models.registry import Registry
+from training.progress import say
+from training.sample import SAMPLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RESULT = Path(__file__).with_name("results") / "explain.json"
+_PORT, _START_S, _WARM, _ROUNDS = 3097, 120, 20, 300
+_KINDS = {
+    "classify, probabilities alone": "/classify?trust=false",
+    "classify": "/classify",
+    "explain-confidence without a heatmap": "/explain-confidence?heatmap=none",
+    "explain-confidence": "/explain-confidence",
+    "explain-confidence with a PNG": "/explain-confidence?heatmap=png",
+}
+
+
+def main(home: str) -> int:
+    """Start the service on `home`, ask, and write the medians."""
+    variables = os.environ | {"CANDOR_HOME": home, "CANDOR_PORT": str(_PORT), "CANDOR_DEFAULT_MODEL": "fashion"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service"], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{_PORT}") as client:
+            _wait(client)
+            medians = _medians(client, _images())
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    registry = Registry(Path(home) / "registry")
+    manifest = registry.manifest("fashion", registry.aliases("fashion").production or 1)
+    bank = Evidence.from_bytes((registry.path("fashion", manifest.version) / "confidence.npz").read_bytes()).bank
+    found = {
+        "what": f"median milliseconds of a request with one image, one client, {_ROUNDS} of each kind in turn",
+        "machine": f"{os.cpu_count()} cores of {platform.machine()}",
+        "model": f"{manifest.backbone.name} at {manifest.input.height} px, {len(manifest.labels)} labels",
+        "bank": len(bank.ids) if bank is not None else 0,
+        "milliseconds": medians,
+    }
+    RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    say(json.dumps(found, indent=2))
+    return 0
+
+
+def _wait(client: httpx.Client) -> None:
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until:
+        try:
+            if client.get("/readyz").status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise SystemExit(f"the service was not ready within {_START_S} s")
+
+
+def _images() -> list[bytes]:
+    with zipfile.ZipFile(SAMPLE) as sample:
+        return [sample.read(name) for name in sorted(sample.namelist()) if "/test/" in name and name.endswith(".png")][::10]
+
+
+def _medians(client: httpx.Client, images: Iterable[bytes]) -> dict[str, float]:
+    shown = list(images)
+    took: dict[str, list[float]] = {kind: [] for kind in _KINDS}
+    for turn in range(_WARM + _ROUNDS):
+        for kind, address in _KINDS.items():
+            started = time.perf_counter()
+            answer = client.post(address, content=shown[turn % len(shown)], headers={"content-type": "image/png"})
+            if turn >= _WARM:
+                took[kind].append(time.perf_counter() - started)
+            answer.raise_for_status()
+    return {kind: round(1000 * statistics.median(seconds), 2) for kind, seconds in took.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2] or ("var",)))
