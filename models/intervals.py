@@ -129,7 +129,11 @@ def covered_by_chance(known: int, asked: int, level: float, confidence: float = 
 
 def beta_binomial(known: int, asked: int, level: float) -> FloatArray:
     """How probable it is that so many of `asked` images are covered, `[asked + 1]`; see `covered_by_chance`."""
-    rank = min(int(np.ceil((known + 1) * level - 1e-9)), known)
+    return beta_binomial_of_rank(min(int(np.ceil((known + 1) * level - 1e-9)), known), known, asked)
+
+
+def beta_binomial_of_rank(rank: int, known: int, asked: int) -> FloatArray:
+    """How probable it is that so many of `asked` numbers are at most the `rank`-th smallest of `known` ones, `[asked + 1]`."""
     a, b = rank, known + 1 - rank
     k = np.arange(asked + 1)
     log_p = (

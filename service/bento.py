@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import bentoml
 from pydantic import Field, WithJsonSchema
 
+from models.confidence.case import DEFAULT_LEVEL
 from service.calls import (
-    DEFAULT_LEVEL,
     DEFAULT_NEIGHBORS,
     DEFAULT_TOP_K,
     MAX_LEVEL,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from models.confidence.case import DEFAULT_LEVEL
 from service.errors import BadRequestError, EmptyBodyError
 from service.inputs import read_body
 
@@ -25,7 +26,6 @@ MAX_NEIGHBORS = 20
 DEFAULT_NEIGHBORS = 5
 # A set that is to miss the true label less than once in a thousand takes a thousand calibration images of each label.
 MAX_LEVEL = 0.999
-DEFAULT_LEVEL = 0.95
 HeatmapForm = Literal["grid", "png", "none"]
 # What BentoML's client and a form send for a parameter that was left out.
 _ABSENT = (None, "", "null")
@@ -113,7 +113,8 @@ async def read_explain(request: Request, limits: BodyLimits) -> ExplainCall:
 
 
 def _parameters(request: Request, body: Body, known: Iterable[str]) -> dict[str, Any]:
-    given = {**body.fields, **request.query_params}
+    # A parameter without a value was left out, and does not hide the one in the body.
+    given = {**body.fields, **{name: value for name, value in request.query_params.items() if value}}
     unknown = sorted(given.keys() - set(known))
     if unknown:
         raise BadRequestError(f"{unknown[0]!r:.80} is not a parameter; known are {', '.join(known)}")

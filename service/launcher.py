@@ -41,7 +41,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="candor-bentoml-") as home:
         os.environ["BENTOML_HOME"] = home
         os.environ["BENTOML_DO_NOT_TRACK"] = "true"
-        # Only now: bentoml reads both when it is imported.
+        # Answers are judged in the threads that run the network, one on each core: more threads for a product of a few
+        # thousand numbers would only wait for each other, spinning. Read when numpy is imported.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # Only now: bentoml reads its two when it is imported.
         asgi = importlib.import_module("service.asgi")
         # uvicorn raises a signal again after it has drained; by then it has been obeyed.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 
+from models.confidence.case import DEFAULT_LEVEL
 from models.confidence.explanation import SingleLabelExplanation
 from models.confidence.familiarity import Verdict
 from models.confidence.judge import Action
@@ -85,11 +86,14 @@ class Monitor:
             self.answered(None, None, familiarity, action)
             return
         self.answered(explanation.prediction.probability, explanation.confidence.p_correct, familiarity, action)
-        if explanation.prediction_set is not None:
+        # Whoever asks for another level gets larger or smaller sets, and that says nothing of the images.
+        if explanation.prediction_set is not None and explanation.prediction_set.confidence_level == DEFAULT_LEVEL:
             self._set_size.observe(explanation.prediction_set.size)
 
     def show(self) -> None:
-        """Be the one that the name's gauges are read from."""
+        """Be the one that the name's gauges are read from, of what is answered from now on."""
+        with self._lock:
+            self._window.clear()
         self._metrics.estimated_accuracy.labels(self._name).set_function(self.estimated_accuracy)
         self._metrics.drift.labels(self._name).set_function(self.drift)
 

@@ -91,10 +91,13 @@ class PublishedVersions:
                 if kept is not None and kept[0] == state:
                     self._kept.move_to_end(path)
                     return kept[1]
-            read = _read(path)
+            read, is_whole = _read(path)
         except (ContractError, OSError) as err:
             logger.error("%s cannot be read: %s", path, err)
             raise UnknownModelError(f"{name}:{path.name} cannot be read; the log has the reason") from err
+        if not is_whole:
+            # What failed to be read may be readable the next time.
+            return read
         with self._lock:
             self._kept[path] = state, read
             self._kept.move_to_end(path)
@@ -138,9 +141,11 @@ class PublishedVersions:
             raise UnknownModelError(str(err)) from err
 
 
-def _read(path: Path) -> Published:
+def _read(path: Path) -> tuple[Published, bool]:
+    """The version's parts, and whether all that it was published with could be read."""
     manifest = read_manifest(path)
     missing: dict[str, str] = {}
+    failed: list[str] = []
 
     def parsed(file: str, what: str, parse: Callable[[bytes], Parsed]) -> Parsed | None:
         if file not in manifest.files:
@@ -150,10 +155,11 @@ def _read(path: Path) -> Published:
             return parse(_checked(path, manifest, file))
         except (ContractError, OSError, ValidationError) as err:
             logger.error("%s of %s cannot be read: %s", file, manifest.reference, err)
+            failed.append(file)
             missing[what] = f"{file} cannot be read; `python -m models verify {manifest.reference}` says why"
             return None
 
-    return Published(
+    published = Published(
         path=path,
         manifest=manifest,
         review=parsed(REVIEW, "review", parse_review),
@@ -161,6 +167,7 @@ def _read(path: Path) -> Published:
         overfit=parsed(HISTORY, "overfit", lambda data: _History.model_validate_json(data).overfit),
         missing=missing,
     )
+    return published, not failed
 
 
 def _bytes(published: Published, file: str, absent: str) -> bytes:

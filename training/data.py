@@ -65,6 +65,8 @@ class Decoded(NamedTuple):
     dataset: Dataset
     splits: dict[Split, Images]
     report: ScanReport
+    # Of each image that has near copies, by digest, what they have in common.
+    copies: dict[str, str]
 
 
 def decode_all(dataset: Dataset, preprocessing: Preprocessing, image_size: int, work_root: Path) -> Decoded:
@@ -99,7 +101,7 @@ def decode_all(dataset: Dataset, preprocessing: Preprocessing, image_size: int, 
     copies = _copies(dataset, results)
     settled = dataset.without(unreadable).together(copies)
     settled.require_training()
-    return Decoded(settled, _split(settled, dataset, pixels), describe_dataset(settled, unreadable, copies))
+    return Decoded(settled, _split(settled, dataset, pixels), describe_dataset(settled, unreadable, copies), copies)
 
 
 def _copies(dataset: Dataset, results: Sequence[UInt8Array | Skipped]) -> dict[str, str]:

@@ -229,7 +229,7 @@ def _publish(
         calibration=trained.verdict.calibration,
         metrics=trained.verdict.metrics,
         golden_pool=_golden_pool(prepared.splits),
-        known=Known(prepared.splits, name_images(trained.outputs), prepared.recipe.seed, unrelated),
+        known=Known(prepared.splits, name_images(trained.outputs), prepared.copies, prepared.recipe.seed, unrelated),
         add_files=lambda folder: _add_files(folder, prepared, trained),
         finish=write_report,
         stop=stop,

@@ -44,6 +44,7 @@ class Prepared:
     dataset: Dataset
     splits: dict[Split, Images]
     report: ScanReport
+    copies: dict[str, str]
     pretrained: Pretrained
     normalise: Normalise
     preprocessing: Preprocessing
@@ -82,7 +83,7 @@ def prepare(data: Path, recipe: Recipe, work_root: Path) -> Prepared:
         preprocessing = standard_preprocessing(crop_ratio=1.0)
         what = f"of {len(dataset.labels)} labels" if dataset.task != "regression" else f"with a number ({dataset.labels[0]})"
         say(f"{len(dataset.items)} images {what}; {recipe.backbone} at {size} px, {device.describe()}")
-        dataset, splits, report = decode_all(dataset, preprocessing, size, work_root)
+        dataset, splits, report, copies = decode_all(dataset, preprocessing, size, work_root)
         world.same("images", dataset.fingerprint())
         for line in report.lines():
             say(f"  {line}")
@@ -94,6 +95,7 @@ def prepare(data: Path, recipe: Recipe, work_root: Path) -> Prepared:
         dataset=dataset,
         splits=splits,
         report=report,
+        copies=copies,
         pretrained=pretrained,
         normalise=Normalise(pretrained.mean, pretrained.std),
         preprocessing=preprocessing,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from models.confidence.judge import Judge, Trust
 
 FloatArray = npt.NDArray[np.float64]
+# Of a prediction set, where nobody asks for another.
+DEFAULT_LEVEL = 0.95
 _DIGITS = 6
 
 
@@ -108,7 +110,7 @@ class Case:
             cols=found.shape[1],
             values=None if as_picture else tuple(tuple(rounded(value) for value in row) for row in found.tolist()),
             png=base64.b64encode(overlay_png(found, self.seen.pixels)).decode() if as_picture else None,
-            unit="logit",
+            unit="value" if self.judge.task == "regression" else "logit",
             bias=rounded(bias),
             image_box=(left, top, right, bottom),
         )

@@ -53,12 +53,13 @@ class Conformal:
     def p_values(self, row: FloatArray) -> FloatArray:
         """How unusual the image would be as one of each label, `[K]` in 0..1: its share of images with no smaller score.
 
+        NaN for a label without images.
+
         Args:
             row: Calibrated probabilities of one image, `[K]`.
         """
-        return np.array(
-            [p_value(known, 1.0 - probability) for known, probability in zip(self.of_label, row, strict=True)], dtype=np.float64
-        )
+        scores = zip(self.of_label, 1.0 - np.asarray(row, dtype=np.float64), strict=True)
+        return np.array([p_value(known, score) if len(known) else np.nan for known, score in scores], dtype=np.float64)
 
     def prediction_set(self, row: FloatArray, level: float) -> PredictionSet:
         """The labels that cannot be ruled out; the most probable one is always among them, which only adds coverage.
@@ -87,16 +88,20 @@ def p_value(known: FloatArray, score: float) -> float:
     return float((1 + len(known) - np.searchsorted(known, score, side="left")) / (len(known) + 1))
 
 
-def is_within(known: FloatArray, score: float, level: float) -> bool:
-    """Whether `score` is at most the ceil((n + 1) level)-th smallest of `known`; with too few of them everything is.
+def bound(known: FloatArray, level: float) -> float:
+    """The ceil((n + 1) level)-th smallest of `known`, up to which a score is like them; infinite with too few of them.
 
     Args:
         known: Rising, `[n]`.
-        score: Of the new image.
         level: In (0, 1).
     """
     rank = round_up((len(known) + 1) * level)
-    return rank > len(known) or score <= known[rank - 1]
+    return float("inf") if rank > len(known) else float(known[rank - 1])
+
+
+def is_within(known: FloatArray, score: float, level: float) -> bool:
+    """Whether `score` is up to their `bound`."""
+    return score <= bound(known, level)
 
 
 def is_too_few(count: int, level: float) -> bool:
@@ -105,8 +110,8 @@ def is_too_few(count: int, level: float) -> bool:
 
 
 def round_up(number: float) -> int:
-    """Round up; 0.9 is no exact float, so what is a hair over a whole number is that number."""
-    return math.ceil(number - 1e-9)
+    """Round up, to at least 1; 0.9 is no exact float, so what is a hair over a whole number is that number."""
+    return max(1, math.ceil(number - 1e-9))
 
 
 def coverage(sets: Sequence[PredictionSet], labels: npt.NDArray[np.integer]) -> float:

@@ -64,7 +64,7 @@ class Evidence:
         if self.bank is not None:
             arrays |= self.bank.arrays()
         if self.percentiles is not None:
-            arrays["percentiles"] = self.percentiles.astype(np.float32)
+            arrays["percentiles"] = self.percentiles
         if self.head is not None:
             arrays["head_bias"] = self.head.bias
             if self.head.weight is not None:

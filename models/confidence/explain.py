@@ -94,7 +94,7 @@ def _single_label(case: Case) -> SingleLabelExplanation:
                 label=labels[index],
                 probability=rounded(float(row[index])),
                 raw_softmax=rounded(float(raw[index])),
-                p_value=None if p_values is None else rounded(float(p_values[index])),
+                p_value=None if p_values is None or np.isnan(p_values[index]) else rounded(float(p_values[index])),
             )
             for index in order[1 : case.ask.top_k]
         ),

@@ -28,7 +28,9 @@ class Predicted(Frozen):
 class Alternative(Predicted):
     """What else it could be."""
 
-    p_value: Share | None = Field(description="share of calibration images of that label that looked no more like it")
+    p_value: Share | None = Field(
+        description="share of calibration images of that label that looked no more like it; null where there are none"
+    )
 
 
 class Sureness(Frozen):
@@ -70,7 +72,7 @@ class Heatmap(Frozen):
     cols: int
     values: tuple[tuple[float, ...], ...] | None = Field(description="row by row; null where a PNG was asked for")
     png: str | None = Field(description="base64 of a PNG, laid over what the model saw; null where a grid was asked for")
-    unit: Literal["logit"]
+    unit: Literal["logit", "value"] = Field(description="value: the number's own unit, with regression")
     bias: float = Field(description="mean of the values + bias = the logit; of a contrast, the difference of two logits")
     image_box: tuple[Share, Share, Share, Share] = Field(
         description="what the model saw of the upright image: left, top, right, bottom, as shares of its width and height"

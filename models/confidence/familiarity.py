@@ -23,6 +23,8 @@ FloatArray = npt.NDArray[np.float64]
 Verdict = Literal["familiar", "unusual", "unknown"]
 # How often an image like the calibration images is called that, or worse.
 UNUSUAL, UNKNOWN = 0.05, 0.01
+# With fewer distances no p-value is that small: the least is 1 / (n + 1).
+FEWEST_FOR_UNKNOWN = 100
 # Directions that are kept one by one; the others share one variance. Any number from 16 to 512 does as well.
 RANK = 64
 _TINY = 1e-12
@@ -53,22 +55,20 @@ class Familiarity:
             embeddings: `[N, D]`.
         """
         directions = unit_length(embeddings).astype(np.float64)
-        # offsets from every centre along every axis, N x G x r
-        along = (directions @ self.axes.T)[:, None] - self._centres_along[None]
-        # squared lengths of the offsets, N x G
-        whole = np.square(directions).sum(axis=1)[:, None] + self._centres_squared - 2 * directions @ self.centres.T
-        squared = np.square(along)
+        along = directions @ self.axes.T
+        whole = _squared_distances(directions, self.centres)
         # What is not along the axes; rounding may make it less than nothing.
-        beyond = np.maximum(whole - squared.sum(axis=2), 0.0)
-        return np.asarray(((squared / self.variances).sum(axis=2) + beyond / self.rest).min(axis=1))
+        beyond = np.maximum(whole - _squared_distances(along, self._along), 0.0)
+        scaled = _squared_distances(along / self._deviations, self._along / self._deviations)
+        return np.asarray((np.maximum(scaled, 0.0) + beyond / self.rest).min(axis=1))
 
     @cached_property
-    def _centres_along(self) -> FloatArray:
+    def _along(self) -> FloatArray:
         return self.centres @ self.axes.T
 
     @cached_property
-    def _centres_squared(self) -> FloatArray:
-        return np.asarray(np.square(self.centres).sum(axis=1))
+    def _deviations(self) -> FloatArray:
+        return np.sqrt(self.variances)
 
     def p_value(self, distance: float) -> float:
         """How often an image like the calibration images is as far away, in (0, 1]."""
@@ -106,3 +106,9 @@ def unit_length(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]
     """Embeddings `[N, D]` scaled to length 1; one of nothing but zeros stays as it is."""
     given = np.asarray(embeddings, dtype=np.float32)
     return np.asarray(given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), _TINY))
+
+
+def _squared_distances(points: FloatArray, others: FloatArray) -> FloatArray:
+    """|x - y|^2 of all pairs, `[N, G]`, by products of matrices; rounding may leave a hair less than 0."""
+    squares = np.square(points).sum(axis=1)[:, None] + np.square(others).sum(axis=1)
+    return np.asarray(squares - 2 * points @ others.T)

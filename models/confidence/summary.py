@@ -37,7 +37,7 @@ def _claim(prediction: Predicted, sureness: Sureness) -> str:
     if sureness.p_correct is None:
         return f"{claim}."
     if sureness.p_correct_method == "calibrated_probability":
-        return f"{claim}." if sureness.level == "high" else f"{claim}, so far from certain."
+        return f"{claim}, so far from certain." if sureness.level == "low" else f"{claim}."
     return f"{claim}; answers like this one are right {_percent(sureness.p_correct)} of the time."
 
 

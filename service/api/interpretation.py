@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from service.published import Published
 
 # A matrix of more labels is larger than anybody's screen, and tens of megabytes.
-MOST_LABELS = 1000
+MOST_LABELS = 300
 _DIGITS = 6
 # A report has no script and loads nothing, so nothing that got into it by an odd label or file name may do either.
 REPORT_HEADERS = {

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic.json_schema import models_json_schema
 
+from models.confidence.case import DEFAULT_LEVEL
 from service.api.classify import ClassifyAnswer
 from service.api.explain import ExplainAnswer
-from service.calls import DEFAULT_LEVEL, DEFAULT_NEIGHBORS, DEFAULT_TOP_K, MAX_LEVEL, MAX_NEIGHBORS, MAX_TOP_K, HeatmapForm
+from service.calls import DEFAULT_NEIGHBORS, DEFAULT_TOP_K, MAX_LEVEL, MAX_NEIGHBORS, MAX_TOP_K, HeatmapForm
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

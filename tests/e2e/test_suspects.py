@@ -43,7 +43,7 @@ def test_flipped_labels_of_the_sample_are_found_by_the_features_of_the_embedded_
     labels, rng = list(dataset.labels), np.random.default_rng(0)
     kept = sorted(rng.permutation(len(dataset.of("train")))[:IMAGES])
     chosen = tuple(dataset.of("train")[index] for index in kept)
-    readable, splits, _ = decode_all(replace(dataset, items=chosen), standard_preprocessing(crop_ratio=1.0), 96, tmp_path)
+    readable, splits, _, _ = decode_all(replace(dataset, items=chosen), standard_preprocessing(crop_ratio=1.0), 96, tmp_path)
     pretrained = backbone.create(Recipe(), len(labels))
     normalise = Normalise(pretrained.mean, pretrained.std)
     features = embed(pretrained.network, splits, normalise, pick_device(), World())["train"].numpy()

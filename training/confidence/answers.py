@@ -41,12 +41,14 @@ class Known:
     Attributes:
         splits: As they were trained on.
         names: An id for every image, by split; None for a copy of another one (`subject.name_images`).
+        copies: What near copies have in common, by the digest of each (`duplicates.group_copies`).
         seed: Of what is drawn.
         unrelated: Images that are of none of the labels, uint8 `[N, H, W, 3]`; None to have them made up.
     """
 
     splits: Mapping[Split, Images]
     names: Mapping[Split, Sequence[str | None]]
+    copies: Mapping[str, str]
     seed: int
     unrelated: UInt8Array | None = None
 
@@ -113,10 +115,10 @@ def ask(
 def choose_rows(known: Known, split: Split, task: Task) -> Rows:
     """Which images of a split are asked about, rising.
 
-    Copies are left out where something is fitted, since they would vouch for each other; test is counted as it is.
+    Of copies, near ones too, one is kept where something is fitted, since they would vouch for each other; test is counted
+    as it is.
     """
-    names = known.names[split]
-    rows = np.arange(len(names)) if split == "test" else np.array([row for row, name in enumerate(names) if name], dtype=np.intp)
+    rows = np.arange(len(known.names[split])) if split == "test" else _without_copies(known, split)
     rng = np.random.default_rng(known.seed)
     if split != "train":
         return np.sort(rng.permutation(rows)[:MOST_HELD_OUT])
@@ -125,6 +127,16 @@ def choose_rows(known: Known, split: Split, task: Task) -> Rows:
     labels = known.splits[split].targets[rows]
     most = fair_share(np.bincount(labels), MOST_TRAINING, MOST_OF_A_LABEL)
     return rows[draw_of_each(labels, most, rng)]
+
+
+def _without_copies(known: Known, split: Split) -> Rows:
+    kept, seen = [], set()
+    for row, (name, item) in enumerate(zip(known.names[split], known.splits[split].items, strict=True)):
+        group = known.copies.get(item.digest, item.digest)
+        if name and group not in seen:
+            kept.append(row)
+            seen.add(group)
+    return np.array(kept, dtype=np.intp)
 
 
 def fair_share(counts: npt.NDArray[np.integer], room: int, most: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from models.confidence.conformal import is_too_few, is_within
+from models.confidence.conformal import bound, is_too_few
 from models.intervals import beta_binomial, between
 
 if TYPE_CHECKING:
@@ -33,12 +33,14 @@ class Held:
         kind: What they have in common.
         count: It held for so many.
         of: How many test images.
+        fewest: It surely held for so many; the others were exactly at the bound, where equal scores are within by courtesy.
         probable: If the promise is right, how probable each count is, `[of + 1]`.
     """
 
     kind: str
     count: int
     of: int
+    fewest: int
     probable: FloatArray
 
     def bounds(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -47,9 +49,9 @@ class Held:
         return low / self.of, high / self.of
 
     def is_kept(self, confidence: float = CONFIDENCE) -> bool:
-        """Whether the count is among the probable ones."""
+        """Whether the count is among the probable ones, or would be if ties were decided otherwise."""
         low, high = between(self.probable, confidence)
-        return low <= self.count <= high
+        return low <= self.count and self.fewest <= high
 
     @property
     def share(self) -> float:
@@ -60,13 +62,15 @@ class Held:
 def joined(kind: str, parts: Sequence[Held]) -> Held:
     """Several together: counts of independent kinds add up, and what is probable of them is convolved."""
     probable = reduce(np.convolve, (part.probable for part in parts))
-    return Held(kind, sum(part.count for part in parts), sum(part.of for part in parts), probable)
+    count, of, fewest = (sum(getattr(part, name) for part in parts) for name in ("count", "of", "fewest"))
+    return Held(kind, count, of, fewest, probable)
 
 
 def held_scores(kind: str, known: FloatArray, scores: FloatArray, level: float) -> Held:
     """How many new scores are within the bound that known scores, rising, set at a level."""
-    count = sum(is_within(known, float(score), level) for score in scores)
-    return Held(kind, count, len(scores), beta_binomial(len(known), len(scores), level))
+    most = bound(known, level)
+    count, fewest = int((scores <= most).sum()), int((scores < most).sum())
+    return Held(kind, count, len(scores), fewest, beta_binomial(len(known), len(scores), level))
 
 
 def held_by_label(

@@ -61,7 +61,9 @@ def _spread(offsets: FloatArray, degrees: int) -> tuple[FloatArray, FloatArray, 
     """
     covariance = offsets.T @ offsets / max(degrees, 1)
     found, vectors = np.linalg.eigh(covariance)
-    if degrees < 1 or found[-1] < _TINY:
+    if degrees < 1:
+        raise Lacking("every label has one training image, which shows nothing of how images of one label differ")
+    if found[-1] < _TINY:
         raise Lacking("the network gives all training images of a label the same embedding, so none is stranger than another")
     varying = min(int((found > _RELATIVE * found[-1]).sum()), degrees)
     rank = max(1, min(RANK, varying // 2))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from models.confidence.conformal import FloatArray
     from models.confidence.judge import Trust
-    from models.confidence.schema import Temperature
+    from models.confidence.schema import SelfTest, Temperature
     from models.dataset import Split
     from models.recipe import Task
     from models.review_schema import Review
@@ -97,8 +97,9 @@ def gather(graph: Graph, fitted: Calibration, known: Known | None, review: Revie
         tests += self_tests.of_maps(head, maps)
     if "test" in answers and known is not None:
         tried = _try(graph, confidence, Evidence.from_bytes(evidence), answers["test"], known)
-        confidence = tried.judge.confidence
-        tests += self_tests.of_promises(tried, calibrated)
+        promises = self_tests.of_promises(tried, calibrated)
+        confidence = _kept(tried.judge.confidence, promises, unavailable)
+        tests += promises
     unavailable |= _uncounted(graph.task, answers)
     if review is not None and review.held_out:
         tests.append(self_tests.review_lists(review))
@@ -160,6 +161,15 @@ def _try(graph: Graph, confidence: Confidence, evidence: Evidence, test: Answers
     pixels = known.unrelated if known.unrelated is not None else made_up(graph.pool.shape[1], known.seed)
     logits, embeddings = ask(graph.session, pixels, whose="an unrelated image")
     return Tried(judge, graph.labels, test, outputs, trust, (judge.probabilities(logits), embeddings))
+
+
+def _kept(confidence: Confidence, tests: list[SelfTest], unavailable: dict[str, str]) -> Confidence:
+    """Let nothing be accepted unseen where test images that would have been were not right often enough."""
+    broken = next((test for test in tests if test.name == self_tests.ACCEPTED and not test.passed), None)
+    if broken is None or confidence.acceptance is None:
+        return confidence
+    unavailable["acceptance"] = f"no answer is accepted unseen, since of those that would be on test only {broken.found}"
+    return confidence.model_copy(update={"acceptance": confidence.acceptance.model_copy(update={"threshold": None})})
 
 
 def _in_batches(judge: Judge, outputs: FloatArray, embeddings: npt.NDArray[np.float32]) -> list[Trust]:

@@ -10,6 +10,7 @@ import numpy as np
 from models.confidence.conformal import Conformal
 from models.confidence.correctness import Correctness
 from models.confidence.evidence import Evidence
+from models.confidence.familiarity import FEWEST_FOR_UNKNOWN
 from models.confidence.schema import Acceptance, ConformalCard, CorrectnessCard, FamiliarityCard, Reference
 from models.decision import activate
 from training.confidence.acceptance import TARGET, find_threshold
@@ -72,6 +73,9 @@ class Material:
 def fit_parts(material: Material, unavailable: dict[str, str]) -> Parts:
     """Fit what the task has; reasons for what is missing go into `unavailable`."""
     outputs, familiarity = material.outputs, attempt("familiarity", lambda: _familiarity(material), unavailable)
+    if familiarity is not None and len(familiarity.distances) < FEWEST_FOR_UNKNOWN:
+        few = f"{len(familiarity.distances)} calibration images are too few to call one unknown"
+        unavailable["unknown"] = f"{few}; it takes {FEWEST_FOR_UNKNOWN}"
     found = Parts(
         evidence=Evidence(familiarity=familiarity),
         familiarity=None if familiarity is None else _card(familiarity),

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.confidence.conformal import coverage, is_too_few
+from models.confidence.conformal import coverage, is_too_few, round_up
 from models.confidence.familiarity import UNKNOWN, UNUSUAL
 from models.confidence.schema import SelfTest
-from models.intervals import beta_binomial, largest_chance_ece
+from models.intervals import beta_binomial_of_rank, largest_chance_ece
 from models.metrics import binary_cross_entropy, expected_calibration_error, negative_log_likelihood
 from training.confidence.coverage import CONFIDENCE, LEVELS, Held, held_by_label, held_scores, joined
 from training.confidence.familiarity import distances, p_values
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from models.confidence.judge import Judge, Trust
     from training.confidence.answers import Answers
 
+ACCEPTED = "accepted answers"
 LARGEST_ECE = 0.02
 LEAST_AUROC = 0.9
 _NLL_TOLERANCE = 1e-4
@@ -176,12 +177,17 @@ def false_alarms(tried: Tried) -> SelfTest | None:
     if familiarity is None:
         return None
     p, known = p_values(familiarity, tried.test.embeddings), len(familiarity.distances)
-    held = [
-        # of as many images as chance lets it cover, the others are alarms
-        Held(f"{rate:.2f}", int((p < rate).sum()), len(p), beta_binomial(known, len(p), 1 - rate)[::-1])
-        for rate in (UNUSUAL, UNKNOWN)
-        if not is_too_few(known, 1 - rate)
-    ]
+    held = []
+    for rate in (UNUSUAL, UNKNOWN):
+        # A p-value below the rate has fewer than (n + 1) rate - 1 known distances at or above it.
+        rank = known + 2 - round_up((known + 1) * rate)
+        if rank <= known:
+            alarms = int((p < rate).sum())
+            probable = beta_binomial_of_rank(rank, known, len(p))
+            # of as many images as chance lets it spare, the others are alarms
+            held.append(Held(f"{rate:.2f}", alarms, len(p), alarms, probable[::-1]))
+    if not held:
+        return None
     return SelfTest(
         name="false alarms",
         passed=all(one.is_kept() for one in held),
@@ -243,7 +249,7 @@ def accepted(tried: Tried) -> SelfTest | None:
     target, found = acceptance.target, acceptance.on_test
     least = target - 2 * float(np.sqrt(target * (1 - target) / found.of))
     return SelfTest(
-        name="accepted answers",
+        name=ACCEPTED,
         passed=found.value >= least,
         found=f"{found.value:.3f} of {found.of} right",
         expected=f"at least {least:.3f}: {target:.2f}, less two standard errors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.confidence.familiarity import FEWEST_FOR_UNKNOWN
 from training.page.parts import NBSP, Bullets, Part, Section, Table, Text, counted, percent, sentence
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 _PASSED, _FAILED = "passed", "FAILED"
 _TESTS = (
     "What was tested of this very version before it was published. A failed test did not stop it; it says what not to rely on. "
-    "Expected ranges are what chance makes of a version that keeps its promises, 99 times in 100."
+    "Expected ranges are what chance makes of a version that keeps its promises (99 times in 100; for calibration 95)."
 )
 
 
@@ -73,10 +74,13 @@ def _familiarity(confidence: Confidence) -> str | None:
     card = confidence.familiarity
     if card is None:
         return None
-    return (
-        "An image that is like nothing the model learnt from is called unknown, whatever its probabilities are: how strange it "
-        f"looks is compared with {counted(card.images, 'image')} that were kept from training."
-    )
+    compared = f"how strange it looks is compared with {counted(card.images, 'image')} that were kept from training"
+    if card.images < FEWEST_FOR_UNKNOWN:
+        return (
+            f"An image that is not like what the model learnt from is called unusual: {compared}. None is called unknown, for "
+            f"which it takes {FEWEST_FOR_UNKNOWN}."
+        )
+    return f"An image that is like nothing the model learnt from is called unknown, whatever its probabilities are: {compared}."
 
 
 def _sets(confidence: Confidence) -> str | None:

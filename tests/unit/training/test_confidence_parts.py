@@ -83,7 +83,7 @@ def test_equal_embeddings_tell_nothing(value: float) -> None:
 
 
 def test_one_training_image_a_label_has_no_spread() -> None:
-    with pytest.raises(Lacking, match="the same embedding"):
+    with pytest.raises(Lacking, match="every label has one training image"):
         fit_familiarity(embeddings_of(np.arange(5), 0), np.arange(5), embeddings_of(labels_of(40), 1))
 
 
@@ -299,7 +299,8 @@ def test_other_tasks_have_familiarity_and_say_why_they_have_no_more(task: str) -
     ]
     unavailable: dict[str, str] = {}
     parts = fit_parts(replace(material(*given), task=task, temperature=1.0), unavailable)
-    assert set(unavailable) == set(OF_LABELS)
+    assert set(unavailable) == {*OF_LABELS, "unknown"}
+    assert unavailable["unknown"] == "40 calibration images are too few to call one unknown; it takes 100"
     assert parts.evidence.familiarity is not None
     assert len(parts.evidence.familiarity.centres) == 1
     if task == "regression":

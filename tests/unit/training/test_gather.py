@@ -67,7 +67,7 @@ def known(graph: Graph, sizes: dict[Any, int] = SIZES, *, error: float = 0.2, se
         targets = np.where(rng.random(count) < error, rng.integers(0, 3, count), said)
         splits[split] = replace(images_of(split, targets, SIDE), pixels=pixels)
     names = {split: [f"sha256:{split}{row}" for row in range(len(images))] for split, images in splits.items()}
-    return Known(splits, names, seed=0)
+    return Known(splits, names, {}, seed=0)
 
 
 def calibrated(graph: Graph, images: Known) -> Calibration:
@@ -187,6 +187,26 @@ def test_model_that_is_never_wrong(graph: Graph) -> None:
     assert confidence.acceptance is not None
     assert confidence.acceptance.threshold is not None
     assert confidence.known_confusions == ()
+
+
+def test_version_that_breaks_its_promise_on_test_accepts_nothing(graph: Graph) -> None:
+    images = known(graph, error=0.0)
+    test = images.splits["test"]
+    wrong = images.splits | {"test": replace(test, targets=(test.targets + 1) % 3)}
+    images = replace(images, splits=wrong)
+    confidence, _ = checked(graph, images, calibrated(graph, images))
+    assert confidence.acceptance is not None
+    assert confidence.acceptance.threshold is None
+    assert "0.000 of" in confidence.unavailable["acceptance"]
+
+
+def test_near_copies_are_not_fitted_on_either(graph: Graph) -> None:
+    images = known(graph)
+    items = images.splits["calibration"].items
+    alike = {item.digest: items[0].digest for item in items[:30]}
+    confidence, _ = checked(graph, replace(images, copies=alike), calibrated(graph, images))
+    assert confidence.familiarity is not None
+    assert confidence.familiarity.images == len(items) - 29
 
 
 def test_images_that_are_all_the_same(graph: Graph) -> None:

@@ -82,7 +82,7 @@ def test_without_any_score_nothing_can_be_ruled_out() -> None:
     nothing = Conformal.fit(np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
     found = nothing.prediction_set(np.array([1.0, 0.0, 0.0]), 0.5)
     assert found.labels == found.pooled == (0, 1, 2)
-    assert nothing.p_values(np.array([1.0, 0.0, 0.0])).tolist() == [1.0, 1.0, 1.0]
+    assert np.isnan(nothing.p_values(np.array([1.0, 0.0, 0.0]))).all()
 
 
 def test_a_perfect_model_has_sets_of_one_label_and_never_an_empty_one() -> None:
@@ -90,3 +90,11 @@ def test_a_perfect_model_has_sets_of_one_label_and_never_an_empty_one() -> None:
     assert conformal.prediction_set(np.array([0.0, 1.0, 0.0]), 0.9).labels == (1,)
     # Less sure than it ever was: no label is like its images, and the first stands all the same.
     assert conformal.prediction_set(np.array([0.2, 0.5, 0.3]), 0.9).labels == (1,)
+
+
+@pytest.mark.parametrize("level", [5e-324, 1e-12, 1e-3])
+def test_a_level_of_next_to_nothing_takes_the_smallest_score_and_is_no_error(level: float) -> None:
+    known = np.array([0.1, 0.4, 0.9])
+    assert is_within(known, 0.1, level)
+    assert not is_within(known, 0.4, level)
+    assert is_within(np.zeros(0), 0.4, level)
