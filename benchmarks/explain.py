@@ -1,7 +1,7 @@
 """What trust and explanations cost: `python -m benchmarks.explain HOME`, with the state that `make run` left (`var`).
 
-One client asks the real service for one image at a time, every kind of request in turn, so that a machine that slows down slows
-all of them; the median of each is kept.
+The sample's model is served twice, as it is and without its evidence. One client asks for one image at a time, every kind of
+request in turn, so that a machine that slows down slows all of them; the median of each is kept.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -20,7 +22,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from models.confidence.evidence import Evidence
+from models.artifact import CONFIDENCE, MANIFEST, Artifact
+from models.confidence.evidence import EVIDENCE
+from models.confidence.schema import Confidence
+from models.manifest import canonical_json
 from models.registry import Registry
 from training.progress import say
 from training.sample import SAMPLE
@@ -31,30 +36,25 @@ if TYPE_CHECKING:
 RESULT = Path(__file__).with_name("results") / "explain.json"
 _PORT, _START_S, _WARM, _ROUNDS = 3097, 120, 20, 300
 _KINDS = {
-    "classify, probabilities alone": "/classify?trust=false",
-    "classify": "/classify",
-    "explain-confidence without a heatmap": "/explain-confidence?heatmap=none",
-    "explain-confidence": "/explain-confidence",
-    "explain-confidence with a PNG": "/explain-confidence?heatmap=png",
+    "classify, of a version without evidence": "/classify?model=plain",
+    "classify": "/classify?model=fashion",
+    "explain-confidence without a heatmap": "/explain-confidence?model=fashion&heatmap=none",
+    "explain-confidence": "/explain-confidence?model=fashion",
+    "explain-confidence with a PNG": "/explain-confidence?model=fashion&heatmap=png",
 }
 
 
 def main(home: str) -> int:
-    """Start the service on `home`, ask, and write the medians."""
-    variables = os.environ | {"CANDOR_HOME": home, "CANDOR_PORT": str(_PORT), "CANDOR_DEFAULT_MODEL": "fashion"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service"], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{_PORT}") as client:
-            _wait(client)
-            medians = _medians(client, _images())
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-    registry = Registry(Path(home) / "registry")
-    manifest = registry.manifest("fashion", registry.aliases("fashion").production or 1)
-    bank = Evidence.from_bytes((registry.path("fashion", manifest.version) / "confidence.npz").read_bytes()).bank
+    """Serve both, ask, and write the medians."""
+    source = Registry(Path(home) / "registry")
+    fashion = Artifact.load(source.path("fashion", source.aliases("fashion").production or 1))
+    with tempfile.TemporaryDirectory(prefix="candor-bench-") as work:
+        registry = Registry(Path(work) / "registry")
+        registry.publish(_files(fashion, Path(work) / "fashion", has_evidence=True), fashion.manifest)
+        plain = fashion.manifest.model_copy(update={"name": "plain"})
+        registry.publish(_files(fashion, Path(work) / "plain", has_evidence=False), plain)
+        medians = _serve_and_ask(work)
+    manifest, bank = fashion.manifest, fashion.evidence.bank
     found = {
         "what": f"median milliseconds of a request with one image, one client, {_ROUNDS} of each kind in turn",
         "machine": f"{os.cpu_count()} cores of {platform.machine()}",
@@ -65,6 +65,29 @@ def main(home: str) -> int:
     RESULT.write_text(json.dumps(found, indent=2) + "\n")
     say(json.dumps(found, indent=2))
     return 0
+
+
+def _files(fashion: Artifact, folder: Path, *, has_evidence: bool) -> Path:
+    """The version's own files, to be published again."""
+    shutil.copytree(fashion.path, folder, ignore=shutil.ignore_patterns(MANIFEST, *([] if has_evidence else [EVIDENCE])))
+    if not has_evidence:
+        bare = Confidence.without_evidence(fashion.confidence.temperature, None, None, "left out, to measure what it costs")
+        (folder / CONFIDENCE).write_bytes(canonical_json(bare))
+    return folder
+
+
+def _serve_and_ask(home: str) -> dict[str, float]:
+    variables = os.environ | {"CANDOR_HOME": home, "CANDOR_PORT": str(_PORT), "CANDOR_DEFAULT_MODEL": "fashion"}
+    variables.pop("CANDOR_REGISTRY", None)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([sys.executable, "-m", "service"], env=variables, stdout=quiet, stderr=quiet)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{_PORT}") as client:
+            _wait(client)
+            return _medians(client, _images())
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 def _wait(client: httpx.Client) -> None:
