@@ -28,7 +28,7 @@ def trust_section(confidence: Confidence) -> Section:
         count = counted(len(confidence.self_tests), "self-test")
         parts.append(Text(f"All of {count} passed." if not failed else f"{len(failed)} of {count} failed."))
         rows = tuple((t.name, _PASSED if t.passed else _FAILED, t.found, t.expected) for t in confidence.self_tests)
-        parts.append(Table(_TESTS, ("test", "result", "found", "expected"), rows, text_columns=frozenset({0, 1, 2, 3})))
+        parts.append(Table(_TESTS, ("test", "result", "found", "expected"), rows, text_columns=frozenset({0, 2, 3})))
     if confidence.unavailable:
         parts.append(Bullets(tuple(f"{part}: {reason}" for part, reason in _grouped(confidence.unavailable))))
     return Section("trust", "How far to trust it", tuple(parts))
