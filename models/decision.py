@@ -58,9 +58,14 @@ def activate(logits: FloatArray, task: Task, temperature: float) -> npt.NDArray[
     scaled = _scaled(logits, temperature)
     if task == "regression":
         return scaled
+    return sigmoid(scaled)
+
+
+def sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """1 / (1 + exp(-x)), of any shape."""
     # of two forms that are equal on paper, the one whose exponential cannot overflow
-    exponent = np.exp(-np.abs(scaled))
-    return np.asarray(np.where(scaled >= 0, 1.0, exponent) / (1 + exponent))
+    exponent = np.exp(-np.abs(x))
+    return np.asarray(np.where(x >= 0, 1.0, exponent) / (1 + exponent))
 
 
 def _scaled(logits: FloatArray, temperature: float) -> npt.NDArray[np.float64]:

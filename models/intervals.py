@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from models.confidence.conformal import round_up
 from models.metrics import ECE_BINS
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def covered_by_chance(known: int, asked: int, level: float, confidence: float = 
 
 def beta_binomial(known: int, asked: int, level: float) -> FloatArray:
     """How probable it is that so many of `asked` images are covered, `[asked + 1]`; see `covered_by_chance`."""
-    return beta_binomial_of_rank(min(int(np.ceil((known + 1) * level - 1e-9)), known), known, asked)
+    return beta_binomial_of_rank(min(round_up((known + 1) * level), known), known, asked)
 
 
 def beta_binomial_of_rank(rank: int, known: int, asked: int) -> FloatArray:

@@ -7,18 +7,17 @@ which are looked for everywhere. What the data does not allow is null or empty, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
+from models.confidence.schema import Share  # noqa: TC001 - pydantic reads the annotation
 from models.dataset import Split  # noqa: TC001 - pydantic reads the annotation
 from models.frozen import Frozen
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Rate(Frozen):

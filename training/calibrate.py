@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from models.confidence.conformal import bound, round_up
 from models.confidence.schema import Interval, Temperature
 from models.decision import activate, in_order, probabilities
 from models.metrics import DEFAULT_THRESHOLD, binary_cross_entropy, negative_log_likelihood
@@ -215,15 +216,10 @@ def conformal_half_width(residuals: npt.NDArray[np.float64], level: float) -> fl
     Returns:
         The half width, or None where n is less than `fewest_images`.
     """
-    rank = _whole((len(residuals) + 1) * level)
-    return float(np.sort(residuals)[rank - 1]) if rank <= len(residuals) else None
+    half_width = bound(np.sort(residuals), level)
+    return half_width if math.isfinite(half_width) else None
 
 
 def fewest_images(level: float) -> int:
     """The least n with ceil((n + 1) level) <= n, which is ceil(level / (1 - level)); with fewer no width is enough."""
-    return _whole(level / (1 - level))
-
-
-def _whole(number: float) -> int:
-    """Round up; 0.9 is no exact float, so what is a hair over a whole number is that number."""
-    return math.ceil(number - 1e-9)
+    return round_up(level / (1 - level))

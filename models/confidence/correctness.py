@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from models.decision import sigmoid
+
 FloatArray = npt.NDArray[np.float64]
 # p = 1 has no finite logit.
 _TINY = 1e-7
@@ -66,9 +68,3 @@ def fit(p_max: FloatArray, trust: FloatArray, correct: npt.NDArray[np.bool_]) ->
 def _features(p_max: npt.ArrayLike, trust: npt.ArrayLike) -> FloatArray:
     p = np.clip(np.asarray(p_max, dtype=np.float64), _TINY, 1 - _TINY)
     return np.stack([np.log(p) - np.log1p(-p), np.log(np.asarray(trust, dtype=np.float64))], axis=-1)
-
-
-def sigmoid(x: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-x)), without overflow."""
-    small = np.exp(-np.abs(x))
-    return np.asarray(np.where(x >= 0, 1.0, small) / (1 + small))

@@ -14,7 +14,6 @@ from models.confidence.case import Ask, Case, Seen, rounded
 from models.confidence.explain_tasks import explain_multi_label, explain_regression
 from models.confidence.explanation import (
     Alternative,
-    Confusion,
     Decision,
     EvidenceShown,
     NeighbourImage,
@@ -23,7 +22,6 @@ from models.confidence.explanation import (
     SingleLabelExplanation,
     Sureness,
 )
-from models.confidence.familiarity import unit_length
 from models.confidence.judge import CLOSE_MARGIN, DISAGREEING, WEAK_PRECISION, level
 from models.confidence.summary import summarise
 from models.decision import probabilities, ranked
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
     from models.confidence.explanation import Explanation
     from models.confidence.judge import Judge, Reason
-    from models.confidence.schema import Counted, ExpectedAccuracy
+    from models.confidence.schema import Counted, ExpectedAccuracy, KnownConfusion
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,28 +50,27 @@ def explain(judge: Judge, labels: Sequence[str], unit: str | None, seen: Seen, a
         ValueError: If a logit is not finite.
     """
     rows = judge.probabilities(seen.logits[None])
-    trust = judge.trust(rows, seen.embedding[None])[0]
+    similar = judge.similarities(seen.embedding[None])
+    trust = judge.trust(rows, seen.embedding[None], similar)[0]
     case = Case(judge, labels, seen, ask, rows[0], trust)
     if judge.task == "multi_label":
         return explain_multi_label(case)
     if judge.task == "regression":
         return explain_regression(case, unit)
-    return _single_label(case)
+    return _single_label(case, None if similar is None else similar[0])
 
 
-def _single_label(case: Case) -> SingleLabelExplanation:
+def _single_label(case: Case, similar: npt.NDArray[np.float32] | None) -> SingleLabelExplanation:
     judge, row, trust, labels = case.judge, case.row, case.trust, case.labels
     order = ranked(row, len(row))
     first, second = order[0], order[1]
     raw = probabilities(case.seen.logits, 1.0)
     found = judge.evidence.conformal
     p_values = None if found is None else found.p_values(row)
-    similar = _similarities(case)
     bank = judge.evidence.bank
     agreement = None if bank is None or similar is None else bank.agreement(similar, first)
     predicted_set = _set(case)
-    known = next((one for one in judge.confidence.known_confusions if one.predicted == labels[first]), None)
-    confusion = None if known is None else Confusion(**known.model_dump())
+    confusion = next((one for one in judge.confidence.known_confusions if one.predicted == labels[first]), None)
     margin = float(row[first] - row[second])
     reasons = _reasons(case, first, margin, 1 if predicted_set is None else predicted_set.size, agreement, confusion)
     sureness = Sureness(
@@ -116,7 +113,7 @@ def _single_label(case: Case) -> SingleLabelExplanation:
 
 
 def _reasons(
-    case: Case, first: int, margin: float, size: int, agreement: float | None, confusion: Confusion | None
+    case: Case, first: int, margin: float, size: int, agreement: float | None, confusion: KnownConfusion | None
 ) -> tuple[Reason, ...]:
     """Why not to accept it, in a fixed order."""
     confidence, trust = case.judge.confidence, case.trust
@@ -154,11 +151,6 @@ def _set(case: Case) -> PredictedSet | None:
         method="class_conditional_lac",
         pooled=tuple(case.labels[index] for index in found.pooled),
     )
-
-
-def _similarities(case: Case) -> npt.NDArray[np.float32] | None:
-    bank = case.judge.evidence.bank
-    return None if bank is None else bank.similarities(unit_length(case.seen.embedding[None]))[0]
 
 
 def _neighbours(case: Case, similar: npt.NDArray[np.float32] | None) -> tuple[NeighbourImage, ...]:

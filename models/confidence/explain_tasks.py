@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from models.confidence.case import Case, rounded
-from models.confidence.conformal import is_too_few, round_up
+from models.confidence.conformal import bound, is_too_few
 from models.confidence.explanation import Decision, LabelVerdict, MultiLabelExplanation, RegressionExplanation, ValueRange
 from models.decision import in_order, ranked
 
@@ -74,7 +74,7 @@ def _interval(case: Case, value: float) -> ValueRange | None:
     residuals, asked = case.judge.evidence.residuals, case.ask.confidence_level
     if residuals is None or is_too_few(len(residuals), asked):
         return None
-    half_width = float(residuals[round_up((len(residuals) + 1) * asked) - 1])
+    half_width = bound(residuals, asked)
     return ValueRange(
         confidence_level=asked, low=rounded(value - half_width), high=rounded(value + half_width), method="split_conformal"
     )

@@ -5,16 +5,14 @@ Filled in by `explain`. A part that the version has no evidence for is null, and
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from models.confidence.familiarity import Verdict  # noqa: TC001 - pydantic reads the annotation
 from models.confidence.judge import Action, Level, Reason  # noqa: TC001 - pydantic reads the annotation
-from models.confidence.schema import Counted  # noqa: TC001 - pydantic reads the annotation
+from models.confidence.schema import Counted, KnownConfusion, Share  # noqa: TC001 - pydantic reads the annotation
 from models.frozen import Frozen
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Predicted(Frozen):
@@ -106,15 +104,6 @@ class EvidenceShown(Frozen):
     trust_score: float | None = Field(description="distance to the nearest other label over that to the first; over 1 is good")
 
 
-class Confusion(Frozen):
-    """A mistake that the version is known to make."""
-
-    actual: str
-    predicted: str
-    count: int
-    share_of_predicted: Share
-
-
 class Decision(Frozen):
     """What to do with the answer, and why not to accept it."""
 
@@ -131,7 +120,7 @@ class SingleLabelExplanation(Frozen):
     prediction_set: PredictedSet | None
     familiarity: Familiar | None
     evidence: EvidenceShown
-    known_confusion: Confusion | None
+    known_confusion: KnownConfusion | None
     decision: Decision
     summary: str
     unavailable: dict[str, str]

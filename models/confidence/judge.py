@@ -88,16 +88,29 @@ class Judge:
         """
         return activate(logits, self.task, self.confidence.temperature.value)
 
-    def trust(self, probabilities: FloatArray, embeddings: npt.NDArray[np.floating] | None) -> list[Trust]:
+    def similarities(self, embeddings: npt.NDArray[np.floating] | None) -> npt.NDArray[np.float32] | None:
+        """Cosine similarity with every known image, `[N, M]`, of `[N, D]`; None where there is nothing to compare."""
+        bank = self.evidence.bank
+        if bank is None or embeddings is None or self.task != "single_label":
+            return None
+        return bank.similarities(unit_length(embeddings))
+
+    def trust(
+        self,
+        probabilities: FloatArray,
+        embeddings: npt.NDArray[np.floating] | None,
+        similar: npt.NDArray[np.float32] | None = None,
+    ) -> list[Trust]:
         """Judge a batch.
 
         Args:
             probabilities: Calibrated, `[N, K]`.
             embeddings: `[N, D]`; None where there are none.
+            similar: Their `similarities`, from whoever has them already; None to compute them.
         """
         count = len(probabilities)
         strange = self._p_familiar(embeddings, count)
-        scores = self._trust_scores(probabilities, embeddings)
+        scores = self._trust_scores(probabilities, self.similarities(embeddings) if similar is None else similar)
         p_max = probabilities.max(axis=1)
         right = p_max if self._correctness is None or scores is None else self._correctness.p_correct(p_max, scores)
         return [
@@ -124,11 +137,10 @@ class Judge:
             return None
         return [familiarity.p_value(distance) for distance in familiarity.distance(embeddings)[:count]]
 
-    def _trust_scores(self, probabilities: FloatArray, embeddings: npt.NDArray[np.floating] | None) -> FloatArray | None:
+    def _trust_scores(self, probabilities: FloatArray, similar: npt.NDArray[np.float32] | None) -> FloatArray | None:
         bank = self.evidence.bank
-        if bank is None or embeddings is None or self.task != "single_label":
+        if bank is None or similar is None:
             return None
-        similar = bank.similarities(unit_length(embeddings))
         return np.array([bank.trust(row, int(best)) for row, best in zip(similar, probabilities.argmax(axis=1), strict=True)])
 
 

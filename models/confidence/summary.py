@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from models.confidence.explanation import Confusion, Predicted, PredictedSet, Sureness
+    from models.confidence.explanation import Predicted, PredictedSet, Sureness
     from models.confidence.judge import Trust
+    from models.confidence.schema import KnownConfusion
 
 _MOST_NAMED = 3
 
 
 def summarise(
-    prediction: Predicted, sureness: Sureness, found: PredictedSet | None, trust: Trust, confusion: Confusion | None
+    prediction: Predicted, sureness: Sureness, found: PredictedSet | None, trust: Trust, confusion: KnownConfusion | None
 ) -> str:
     """Say what it is, how sure that is, and what else it could be."""
     if trust.familiarity == "unknown":

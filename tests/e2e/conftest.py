@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import httpx
+
 
 @pytest.fixture(scope="session")
 def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -52,3 +54,10 @@ def fashion_images(quickstart_home: Path) -> list[Path]:
     """Two test images of each label of the sample."""
     folder = quickstart_home / "datasets" / "fashion-mnist" / "test"
     return [path for label in sorted(folder.iterdir()) for path in sorted(label.iterdir())[:2]]
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[httpx.Client]:
+    """A client of the module's own `server`."""
+    with server.client() as client:
+        yield client

@@ -45,12 +45,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
 def olive(width: int = 40, height: int = 40) -> bytes:
     return encode(Image.new("RGB", (width, height), OLIVE), "PNG")
 

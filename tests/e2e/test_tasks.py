@@ -43,12 +43,6 @@ def server(home: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[httpx.Client]:
-    with server.client() as client:
-        yield client
-
-
 def raw(client: httpx.Client, model: str, image: bytes, top_k: int = 5) -> dict[str, Any]:
     query = {"model": model, "top_k": top_k}
     return results(client.post("/classify", params=query, content=image, headers={"content-type": "image/png"}))[0]

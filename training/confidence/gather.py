@@ -173,7 +173,7 @@ def _kept(confidence: Confidence, tests: list[SelfTest], unavailable: dict[str, 
 
 
 def _in_batches(judge: Judge, outputs: FloatArray, embeddings: npt.NDArray[np.float32]) -> list[Trust]:
-    """All at once would be a matrix of images, labels and directions."""
+    """All at once would be a matrix of images and known ones."""
     starts = range(0, len(outputs), _BATCH)
     return [
         trust for start in starts for trust in judge.trust(outputs[start : start + _BATCH], embeddings[start : start + _BATCH])
