@@ -5,11 +5,14 @@
     ├── ForbiddenError               403  foreign_origin, unknown_host, not_allowed
     ├── UnknownModelError            404  unknown_model
     ├── NotFoundError                404  not_found
+    ├── TooLateError                 409  too_late
     ├── BodyTooLargeError            413  body_too_large
     ├── UnsupportedMediaTypeError    415  unsupported_media_type
     ├── DisconnectedError            499  disconnected (nobody reads it)
+    ├── IdempotencyKeyReusedError    422  idempotency_key_reused
     ├── QueueFullError               429  queue_full
     ├── NotReadyError                503  not_ready
+    ├── JobsUnreadableError          503  jobs_unreadable
     ├── DeadlineExceededError        504  deadline_exceeded
     └── ModelLoadError               (never answered) a version may not serve
 
@@ -91,6 +94,13 @@ class NotFoundError(ServiceError):
     code = "not_found"
 
 
+class TooLateError(ServiceError):
+    """What was to be cancelled has ended, or can no longer be undone."""
+
+    status = 409
+    code = "too_late"
+
+
 class BodyTooLargeError(ServiceError):
     """The body is over the limit; it was not read whole."""
 
@@ -112,8 +122,15 @@ class DisconnectedError(ServiceError):
     code = "disconnected"
 
 
+class IdempotencyKeyReusedError(ServiceError):
+    """The key was used before, for another request."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
 class QueueFullError(ServiceError):
-    """More images wait than the service can answer in time."""
+    """More waits than the service can do in time."""
 
     status = 429
     code = "queue_full"
@@ -126,6 +143,14 @@ class NotReadyError(ServiceError):
     status = 503
     code = "not_ready"
     retry_after_s = 2
+
+
+class JobsUnreadableError(ServiceError):
+    """The database of jobs is broken, locked, or its disk is full."""
+
+    status = 503
+    code = "jobs_unreadable"
+    retry_after_s = 5
 
 
 class DeadlineExceededError(ServiceError):

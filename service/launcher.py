@@ -1,94 +1,141 @@
-"""`python -m service`: read the settings, check them, and serve until TERM.
+"""`python -m service`: read the settings, check them, and run the server and the supervisor of jobs until TERM.
 
-BentoML is given a home of its own and told not to report before it is imported: its servers delete each other's files
-where they share one.
+Two processes, so that the death of one takes nothing else along: `CANDOR_RUN=all` starts again what died. With `serve` there
+is the server alone, in this process. With `jobs` there are both, the server without models, and the death of one ends all: in a
+container somebody outside starts again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import importlib
+import importlib.util
 import logging
-import os
 import signal
+import subprocess
 import sys
-import tempfile
-from typing import TYPE_CHECKING, Any
-
-import uvicorn
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from models.errors import SettingsError
-from service.settings import Settings, read_settings
+from service.jobs.process import try_lock
+from service.logs import EXIT_SETTINGS, configure
+from service.parent import FLAG
+from service.serving import serve
+from service.settings import read_settings
 
 if TYPE_CHECKING:
-    from service.engine import EngineRef
+    from types import FrameType
 
-_GRACE_S = 30
-_KEEP_ALIVE_S = 75
+    from service.settings import Settings
+
+logger = logging.getLogger("candor.launcher")
+# What drains has 30 s for it, and what trains 25 for its checkpoint.
+_GRACE_S = 35
 _LOOK_S = 0.1
-EXIT_SETTINGS = 2
+_AGAIN_S = 0.5
+# What dies sooner than this after its start would do so again and again.
+_LIVED_S = 5.0
+_NO_USE = {1, EXIT_SETTINGS}
 
 
 def main() -> int:
-    """Serve, and return the exit code."""
+    """Run until TERM, and return the exit code."""
     try:
         settings = read_settings()
     except SettingsError as err:
         sys.stderr.write(f"{err}\n")
         return EXIT_SETTINGS
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("bentoml").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="candor-bentoml-") as home:
-        os.environ["BENTOML_HOME"] = home
-        os.environ["BENTOML_DO_NOT_TRACK"] = "true"
-        # Answers are judged in the threads that run the network, one on each core: more threads for a product of a few
-        # thousand numbers would only wait for each other, spinning. Read when numpy is imported.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        # Only now: bentoml reads its two when it is imported.
-        asgi = importlib.import_module("service.asgi")
-        # uvicorn raises a signal again after it has drained; by then it has been obeyed.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
-        server = _Server(_config(asgi.application, settings), asgi.engine, settings)
-        server.run()
-    return 0 if server.started else 1
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, saying where it serves what as soon as it does."""
-
-    def __init__(self, config: uvicorn.Config, engine: EngineRef, settings: Settings) -> None:
-        super().__init__(config)
-        self._engine = engine
-        self._settings = settings
-        self._announcing: asyncio.Task[None] | None = None
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._announcing = asyncio.get_running_loop().create_task(self._announce())
-
-    async def _announce(self) -> None:
-        slots = self._engine.get().slots
-        while not slots.is_ready:
-            await asyncio.sleep(_LOOK_S)
-        address = f"{self._settings.host}:{self._settings.port}"
-        serving = ", ".join(slots.names) or f"nothing yet (the registry {self._settings.registry_root} is empty)"
+    configure()
+    if settings.run == "serve":
+        return serve(settings)
+    lock = try_lock(settings.home / "lock")
+    if lock is None:
         sys.stderr.write(
-            f"\nserving {serving} on http://{address}  (stop with Ctrl-C)\n"
-            f"  try   curl --data-binary @samples/cat.jpg -H 'content-type: image/jpeg' {address}/classify\n"
-            f"  read  http://{address}/docs\n\n"
+            f"another service works in {settings.home}; stop it, name another folder with CANDOR_HOME, or set "
+            "CANDOR_RUN=serve to serve without jobs\n"
         )
+        return EXIT_SETTINGS
+    return Launcher(settings, lock).run()
 
 
-def _config(application: Any, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        application,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
+@dataclass
+class _Part:
+    """One of the two processes."""
+
+    module: str
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    again_at: float = 0.0
+    # Whether it ended in a way that another start would not change.
+    is_given_up: bool = False
+
+
+class Launcher:
+    """Starts, watches, and ends the parts."""
+
+    def __init__(self, settings: Settings, lock: int) -> None:
+        """`lock` is the home's; the parts inherit it, so that the home is free when the last of them is gone."""
+        self._settings = settings
+        self._lock = lock
+        self._server = _Part("service.serving")
+        self._supervisor = _Part("service.jobs")
+        self._is_stopping = False
+
+    def run(self) -> int:
+        """Run until TERM, or until going on would be of no use."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._asked)
+        if not _can_train():
+            logger.warning("torch is not installed here: jobs are not run")
+            self._supervisor.is_given_up = True
+        code = 0
+        while not self._is_stopping:
+            for part in (self._server, self._supervisor):
+                self._look(part)
+            if self._server.is_given_up or (self._settings.run == "jobs" and self._supervisor.is_given_up):
+                code = 1
+                break
+            time.sleep(_LOOK_S)
+        return self._end() or code
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        self._is_stopping = True
+
+    def _look(self, part: _Part) -> None:
+        """Start a part that is not there, unless it is of no use."""
+        now = time.monotonic()
+        if part.process is not None and (code := part.process.poll()) is not None:
+            part.process = None
+            part.again_at = now + _AGAIN_S
+            is_hopeless = code in _NO_USE and (part is self._supervisor or now - part.started < _LIVED_S)
+            part.is_given_up = is_hopeless or self._settings.run == "jobs"
+            logger.error("%s ended with %d%s", part.module, code, "" if part.is_given_up else "; starting it again")
+        if part.process is None and not part.is_given_up and now >= part.again_at:
+            part.started = now
+            part.process = subprocess.Popen(
+                [sys.executable, "-m", part.module, FLAG],
+                stdin=subprocess.PIPE,
+                pass_fds=(self._lock,),
+                # Ctrl-C is for this process, which passes it on.
+                process_group=0,
+            )
+
+    def _end(self) -> int:
+        """Ask both to end, and wait; the exit code is the server's, where it still ran."""
+        running = [part.process for part in (self._server, self._supervisor) if part.process is not None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + _GRACE_S
+        for process in running:
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        server = self._server.process
+        return 0 if server is None else abs(server.returncode)
+
+
+def _can_train() -> bool:
+    """Whether this environment has what the trainer needs; looked for, and not imported."""
+    return importlib.util.find_spec("torch") is not None

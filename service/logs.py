@@ -1,7 +1,15 @@
-"""The id of the request that is being answered, for every line that is logged about it."""
+"""How the service's processes log, and the id of the request that is being answered, for every line about it."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from contextvars import ContextVar
 
+EXIT_SETTINGS = 2
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+
+def configure() -> None:
+    """Log to stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)

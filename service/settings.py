@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -13,12 +14,17 @@ from pydantic_settings import NoDecode
 from models.errors import SettingsError, describe
 from models.settings import PREFIX, HomeSettings, variable
 
+Priority = Literal["low", "normal"]
+
 
 class Settings(HomeSettings):
     """Where to listen, what to serve, and what a request may cost."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=3000, ge=0, le=65535, description="port to listen on")
+    run: Literal["all", "serve", "jobs"] = Field(
+        default="all", description="all: serve and run jobs, restarting what dies; serve or jobs: only that, as containers do"
+    )
     default_model: str | None = Field(default=None, description="what is meant where a request names no model")
     allow_unauthenticated: Literal["predict"] | None = Field(
         default=None, description="predict: listen beyond loopback without keys, for prediction only"
@@ -36,6 +42,20 @@ class Settings(HomeSettings):
     queue_bytes: int = Field(default=512 * 2**20, ge=1024, description="bytes of bodies that may be in memory at once")
     deadline_s: float = Field(default=30.0, gt=0, le=240, description="a request without an answer by then is given up")
     follow_s: float = Field(default=0.5, gt=0, le=60, description="how often the registry's aliases are looked at")
+    devices: int = Field(default=1, ge=1, le=64, description="jobs that may train at once, one on each device")
+    job_deadline_s: float = Field(default=86_400.0, gt=0, description="a job's attempt that takes longer is ended")
+    job_heartbeat_s: float = Field(default=120.0, ge=3, description="a trainer that is silent for so long is taken for hung")
+    job_attempts: int = Field(default=5, ge=1, description="how often a job whose trainer dies is begun")
+    job_priority: Priority = Field(default="low", description="low: training gives way to everything else; or normal")
+    job_threads: int | None = Field(default=None, ge=1, description="threads of a trainer's libraries; auto: half the cores")
+    job_memory_bytes: int | None = Field(default=None, ge=2**26, description="what a trainer may allocate; auto: what there is")
+    jobs_keep: int = Field(default=1000, ge=1, description="jobs that have ended and are remembered")
+    jobs_queued: int = Field(default=20, ge=1, description="jobs of one key that may wait")
+
+    @property
+    def jobs_root(self) -> Path:
+        """Where jobs and their locks are."""
+        return self.home / "jobs"
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

@@ -1,0 +1,93 @@
+"""`python -m service.jobs`: the supervisor, until TERM; started by the launcher beside the server.
+
+On TERM every trainer writes its checkpoint and ends. Where the launcher dies, or this process does, trainers go on, and the
+next supervisor finds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from models.dataset_store import DatasetStore
+from models.errors import SettingsError
+from models.registry import Registry
+from service.datasets import locate
+from service.errors import JobsUnreadableError
+from service.jobs.desk import Desk
+from service.jobs.place import JOBS, SUPERVISOR_LOCK
+from service.jobs.process import try_lock
+from service.jobs.store import JobStore
+from service.jobs.supervisor import Rules, Supervisor
+from service.jobs.trainer import Limits, SubprocessTrainer
+from service.jobs.watch import Patience
+from service.logs import EXIT_SETTINGS, configure
+from service.parent import when_parent_ends
+from service.settings import read_settings
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+logger = logging.getLogger("candor.jobs")
+_STEP_S = 0.25
+
+
+def main() -> int:
+    """Run jobs, and return the exit code: 0 after TERM, 2 where there is no use in trying again."""
+    try:
+        settings = read_settings()
+    except SettingsError as err:
+        sys.stderr.write(f"{err}\n")
+        return EXIT_SETTINGS
+    configure()
+    stop, leave = threading.Event(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    when_parent_ends(leave.set)
+    lock = try_lock(settings.jobs_root / SUPERVISOR_LOCK)
+    if lock is None:
+        logger.error("another supervisor runs the jobs in %s", settings.jobs_root)
+        return EXIT_SETTINGS
+    store = JobStore(settings.jobs_root / JOBS)
+    try:
+        store.open()
+    except JobsUnreadableError as err:
+        logger.error("%s; no job runs until the file is repaired, or moved away to begin with none", err)
+        return EXIT_SETTINGS
+    _run(build_supervisor(settings, store), stop, leave)
+    return 0
+
+
+def build_supervisor(settings: Settings, store: JobStore) -> Supervisor:
+    """Put the parts together."""
+    registry = Registry(settings.registry_root)
+    datasets = DatasetStore(settings.datasets_root)
+    limits = Limits(settings.devices, settings.job_priority, settings.job_threads, settings.job_memory_bytes)
+    patience = Patience(settings.job_deadline_s, settings.job_heartbeat_s)
+    return Supervisor(
+        Desk(store, settings.home, registry),
+        settings.jobs_root,
+        SubprocessTrainer(limits),
+        Rules(settings.devices, patience, settings.job_attempts, settings.jobs_keep),
+        lambda reference: locate(reference, datasets, settings.dataset_roots),
+    )
+
+
+def _run(supervisor: Supervisor, stop: threading.Event, leave: threading.Event) -> None:
+    while not leave.is_set():
+        try:
+            if stop.is_set():
+                supervisor.stop()
+                return
+            supervisor.step()
+        except Exception:
+            # A disk that is full, or a database that is locked: the jobs are as they were, and it is tried again.
+            logger.exception("the jobs could not be looked at; trying again")
+        stop.wait(_STEP_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

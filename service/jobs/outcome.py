@@ -1,0 +1,70 @@
+"""How a trainer's run ended, from what it wrote and from how its process did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.jobs.folder import Event, JobFolder
+
+_LAST_WORDS_BYTES, _LAST_WORDS_LINES = 4096, 5
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """It published a version."""
+
+    version: int
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """It was asked to end, and what it had learnt is in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """It said why it cannot do what was asked."""
+
+    code: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Died:
+    """It said nothing: killed, or so broken that it could not say it. `last_words` is the end of its log."""
+
+    last_words: str
+
+
+Outcome = Fitted | Stopped | Failed | Died
+
+
+def outcome_of_fit(folder: JobFolder) -> Outcome:
+    """Read the events since the attempt began; the last one that ends a run counts."""
+    outcome: Outcome | None = None
+    for event in folder.read():
+        outcome = _outcome(event, outcome)
+    return outcome or Died(last_words(folder))
+
+
+def _outcome(event: Event, before: Outcome | None) -> Outcome | None:
+    fields = event.fields
+    match event.kind:
+        case "published":
+            return Fitted(int(fields["version"]))
+        case "stopped":
+            return Stopped()
+        case "failed":
+            return Failed(str(fields.get("code", "internal")), str(fields.get("error", "")))
+        case "state" if fields.get("state") in {"preparing", "running"}:
+            return None
+        case _:
+            return before
+
+
+def last_words(folder: JobFolder) -> str:
+    """The last lines of the log."""
+    lines = folder.tail(_LAST_WORDS_BYTES).decode(errors="replace").replace("\r", "\n").split("\n")
+    return "\n".join([line.rstrip() for line in lines if line.strip()][-_LAST_WORDS_LINES:])

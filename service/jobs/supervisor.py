@@ -1,0 +1,183 @@
+"""The one process that moves jobs on: it gives out devices, starts trainers, watches them, and acts on what they come to.
+
+All that it must not forget is in the database and in the job's folder, so it may end at any moment: the next one finds the
+trainer by its process, or finds it gone. A step reads, decides and writes; nothing is waited for within it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from service.errors import ServiceError
+from service.jobs.commands import fit_arguments, gate_arguments
+from service.jobs.outcome import outcome_of_fit
+from service.jobs.process import is_running, kill_group, try_lock
+from service.jobs.schema import ACTIVE
+from service.jobs.stages import after_fit, after_gate, publish
+from service.jobs.store import boot_s
+from service.jobs.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from service.jobs.desk import Desk
+    from service.jobs.schema import Job, JobState, Process
+    from service.jobs.trainer import Trainer
+    from service.jobs.watch import Patience
+
+# A trainer that must end because the supervisor does may take this long over its checkpoint.
+CHECKPOINT_S = 25.0
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How jobs are run.
+
+    Attributes:
+        devices: How many run at once, one on each.
+        patience: How long one may take.
+        attempts: How often a job is begun before a death is no longer put down to chance.
+        keep: Jobs that have ended are forgotten when there are more than these.
+    """
+
+    devices: int
+    patience: Patience
+    attempts: int
+    keep: int
+
+
+class Supervisor:
+    """See the module."""
+
+    def __init__(self, desk: Desk, locks: Path, trainer: Trainer, rules: Rules, locate: Callable[[str], Path]) -> None:
+        """Take the parts.
+
+        Args:
+            desk: Jobs, folders, registry.
+            locks: The folder of the devices' locks.
+            trainer: Starts what trains.
+            rules: How jobs are run.
+            locate: The folder of a data set, by how a job calls it.
+        """
+        self._desk = desk
+        self._locks = locks
+        self._trainer = trainer
+        self._rules = rules
+        self._locate = locate
+        self._watch = Watch(rules.patience)
+
+    def step(self) -> None:
+        """Look at every device once, and do what is to be done."""
+        for job in self._active():
+            self._go_on(job)
+        taken = {job.device for job in self._active()}
+        for device in set(range(self._rules.devices)) - taken:
+            self._begin(device)
+        self._desk.forget(self._rules.keep)
+
+    def stop(self) -> None:
+        """Have every trainer write its checkpoint and end, and its job wait for the next supervisor."""
+        until = time.monotonic() + CHECKPOINT_S
+        running = [(job, job.process) for job in self._active() if job.process]
+        for job, process in running:
+            self._watch.ask(job, process, self._desk.folder(job))
+        while time.monotonic() < until and any(self._runs(process) for _, process in running):
+            time.sleep(_LOOK_S)
+        for job, process in running:
+            if not self._runs(process):
+                self._ended(job, process)
+
+    def _active(self) -> list[Job]:
+        return self._desk.store.find(ACTIVE)
+
+    def _begin(self, device: int) -> None:
+        """Give a device to whoever waits longest, unless somebody is on it: a trainer that no job knows of may be."""
+        with _Lock(self._locks, device) as lock:
+            job = self._desk.store.claim(device, boot_s()) if lock is not None else None
+            if job is None or lock is None:
+                return
+            self._desk.tell(job)
+            folder = self._desk.folder(job)
+            try:
+                data = [self._locate(reference) for reference in job.spec.dataset]
+                folder.make(job.spec.recipe)
+            except ServiceError as err:
+                self._desk.end(job, "failed", err.code, str(err))
+            except OSError as err:
+                self._desk.end(job, "failed", "no_space", f"the job's folder cannot be written: {err.strerror}")
+            else:
+                self._start(job, "running", fit_arguments(job, folder, data), lock)
+
+    def _evaluate(self, job: Job) -> None:
+        """Start the gate, as soon as the trainer's last process has let go of the device."""
+        with _Lock(self._locks, job.device or 0) as lock:
+            if lock is None:
+                return
+            folder = self._desk.folder(job)
+            folder.gate.unlink(missing_ok=True)
+            self._start(job, "evaluating", gate_arguments(job, folder), lock)
+
+    def _start(self, job: Job, state: JobState, arguments: list[str], lock: int) -> None:
+        """Start a stage's process. If this is killed before it is noted, the lock that it holds still says it is there."""
+        folder = self._desk.folder(job)
+        try:
+            folder.heartbeat.touch()
+            process = self._trainer.start(arguments, folder.log, job.device or 0, lock)
+        except OSError as err:
+            self._desk.end(job, "failed", "internal", f"the trainer cannot be started: {err.strerror or err}")
+            return
+        if self._desk.move(job, state, process=process) is None:
+            kill_group(process)
+
+    def _go_on(self, job: Job) -> None:
+        if job.state == "publishing":
+            publish(self._desk, job)
+        elif job.process is not None:
+            if self._runs(job.process):
+                self._watch.look(job, job.process, self._desk.folder(job))
+            else:
+                self._ended(job, job.process)
+        elif job.state != "evaluating":
+            # A supervisor ended while it was about to start the trainer.
+            self._desk.move(job, "queued", attempt=job.attempt - 1)
+        elif job.is_cancelling:
+            self._desk.end(job, "cancelled", "cancelled", "cancelled before it was judged")
+        else:
+            self._evaluate(job)
+
+    def _ended(self, job: Job, process: Process) -> None:
+        # Those that it started may be alive, and hold the device.
+        kill_group(process)
+        over = self._watch.over(job)
+        is_memory = self._trainer.was_out_of_memory(process)
+        if job.state == "evaluating":
+            after_gate(self._desk, job, over, self._trainer.exit_code(process), is_memory=is_memory)
+        else:
+            is_last = job.attempt >= self._rules.attempts
+            after_fit(self._desk, job, outcome_of_fit(self._desk.folder(job)), over, is_memory=is_memory, is_last=is_last)
+
+    def _runs(self, process: Process) -> bool:
+        # Asked first: it takes leave of a child that has ended, which would be seen as running otherwise.
+        self._trainer.exit_code(process)
+        return is_running(process)
+
+
+class _Lock:
+    """A device's lock while a process is started on it; what was started keeps it."""
+
+    def __init__(self, locks: Path, device: int) -> None:
+        self._path = locks / f"device-{device}.lock"
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> int | None:
+        self._descriptor = try_lock(self._path)
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)

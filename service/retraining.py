@@ -1,0 +1,152 @@
+"""A request to `/retrain`, understood: every mistake that can be known now is answered now, and not by a job that fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from models.dataset import check
+from models.errors import ContractError, DatasetError, RecipeError, describe
+from models.errors import UnknownModelError as NoSuchModelError
+from models.manifest import NAME_PATTERN
+from models.recipe import Recipe
+from models.registry import parse_reference
+from service.datasets import locate
+from service.errors import (
+    BadRequestError,
+    IdempotencyKeyRequiredError,
+    InvalidDatasetError,
+    InvalidRecipeError,
+    UnknownModelError,
+    UnsupportedMediaTypeError,
+)
+from service.inputs import bounded_body
+from service.jobs.schema import JobSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starlette.requests import Request
+
+    from models.dataset_store import DatasetStore
+    from models.registry import Registry
+
+_MAX_BYTES = 1 << 20
+HEADER = "idempotency-key"
+START_FROM = ("pretrained", "production")
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class RetrainRequest(BaseModel):
+    """What may be sent to `/retrain`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(pattern=NAME_PATTERN, description="the name that the new version is to get")
+    dataset: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        min_length=1, max_length=16, description="name, name@version or allowed folder; or several of them, which are merged"
+    )
+    recipe: dict[str, Any] = Field(default_factory=dict, description="any keys of a recipe, as in docs/training.md")
+    start_from: str = Field(
+        default="pretrained", description="pretrained; production, the model's version there; or name:version"
+    )
+    promote: Literal["gate", "manual"] = Field(
+        default="gate", description="gate: what passes the gate goes into production; manual: it waits as the candidate"
+    )
+    idempotency_key: str | None = Field(
+        default=None, min_length=1, max_length=200, description="the same key and request again is the same job"
+    )
+
+
+@dataclass(frozen=True)
+class RetrainCall:
+    """A request that was read: what is asked for, and the key that makes asking twice harmless."""
+
+    request: RetrainRequest
+    idempotency_key: str
+
+
+async def read_retrain(request: Request) -> RetrainCall:
+    """Read a request to `/retrain`.
+
+    Raises:
+        ServiceError: UnsupportedMediaTypeError if it is not JSON, BodyTooLargeError over a mebibyte, BadRequestError if a
+            field is unknown or malformed, IdempotencyKeyRequiredError if no key is there.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaTypeError(f"content type {media_type!r:.80} is not read here; send application/json")
+    data = b"".join([chunk async for chunk in bounded_body(request, _MAX_BYTES)])
+    try:
+        value = from_json(data or b"{}")
+        if not isinstance(value, dict):
+            raise BadRequestError('the JSON body is not an object; expected {"model": ..., "dataset": ...}')
+        # BentoML's client sends null for what was left out.
+        asked = RetrainRequest.model_validate({key: entry for key, entry in value.items() if entry is not None})
+    except ValidationError as err:
+        raise BadRequestError(describe(err, str)) from err
+    except ValueError as err:
+        raise BadRequestError(f"the JSON body cannot be read: {err}") from err
+    return RetrainCall(asked, _idempotency_key(request.headers.get(HEADER), asked.idempotency_key))
+
+
+def _idempotency_key(header: str | None, field: str | None) -> str:
+    if header and field and header != field:
+        raise BadRequestError(f"the Idempotency-Key header is {header!r:.80}, and idempotency_key is {field!r:.80}; send one")
+    key = header or field
+    if not key:
+        raise IdempotencyKeyRequiredError(
+            "send an Idempotency-Key header (or the field idempotency_key): any text of your own, the same when you ask again"
+        )
+    if len(key) > 200:
+        raise BadRequestError(f"the idempotency key has {len(key)} characters; at most 200 are kept")
+    return key
+
+
+def understand(asked: RetrainRequest, registry: Registry, datasets: DatasetStore, roots: tuple[Path, ...]) -> JobSpec:
+    """Check all that can be known before a job is made. Reads names of files, and no images.
+
+    Raises:
+        InvalidRecipeError: With every mistake of the recipe.
+        UnknownModelError: If `start_from` is not there.
+        UnknownDatasetError: If a data set is not there.
+        InvalidDatasetError: If nothing could be learnt from the data.
+    """
+    try:
+        recipe = Recipe.from_mapping(asked.recipe)
+    except RecipeError as err:
+        raise InvalidRecipeError(str(err)) from err
+    _check_start(asked, registry)
+    try:
+        check([locate(reference, datasets, roots) for reference in asked.dataset], recipe)
+    except DatasetError as err:
+        raise InvalidDatasetError(str(err)) from err
+    return JobSpec(
+        model=asked.model,
+        dataset=tuple(asked.dataset),
+        recipe=recipe,
+        start_from=asked.start_from,
+        promote=asked.promote,
+    )
+
+
+def _check_start(asked: RetrainRequest, registry: Registry) -> None:
+    try:
+        if asked.start_from == "production":
+            registry.resolve(asked.model)
+        elif asked.start_from != "pretrained":
+            if parse_reference(asked.start_from)[1] is None:
+                raise BadRequestError(
+                    f"start_from is {asked.start_from!r:.80}; expected pretrained, production, or name:version with a number"
+                )
+            registry.resolve(asked.start_from)
+    except NoSuchModelError as err:
+        raise UnknownModelError(f"start_from: {err}") from err
+    except ContractError as err:
+        raise UnknownModelError(f"start_from: {asked.start_from} cannot be read") from err

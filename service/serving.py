@@ -1,0 +1,112 @@
+"""`python -m service.serving`: the server, until TERM.
+
+BentoML is given a home of its own and told not to report before it is imported: its servers delete each other's files
+where they share one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from models.errors import SettingsError
+from service.logs import EXIT_SETTINGS, configure
+from service.parent import when_parent_ends
+from service.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from service.engine import EngineRef
+
+_GRACE_S = 30
+_KEEP_ALIVE_S = 75
+_LOOK_S = 0.1
+
+
+def main() -> int:
+    """Serve, and return the exit code: 1 where it never listened, 2 for settings."""
+    try:
+        settings = read_settings()
+    except SettingsError as err:
+        sys.stderr.write(f"{err}\n")
+        return EXIT_SETTINGS
+    configure()
+    return serve(settings)
+
+
+def serve(settings: Settings) -> int:
+    """See `main`."""
+    logging.getLogger("bentoml").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="candor-bentoml-") as home:
+        os.environ["BENTOML_HOME"] = home
+        os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+        # Answers are judged in the threads that run the network, one on each core: more threads for a product of a few
+        # thousand numbers would only wait for each other, spinning. Read when numpy is imported.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # Only now: bentoml reads its two when it is imported.
+        asgi = importlib.import_module("service.asgi")
+        # uvicorn raises a signal again after it has drained; by then it has been obeyed.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        server = _Server(_config(asgi.application, settings), asgi.engine, settings)
+        when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        server.run()
+    return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, saying where it serves what as soon as it does, and ending streams when it drains."""
+
+    def __init__(self, config: uvicorn.Config, engine: EngineRef, settings: Settings) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._settings = settings
+        self._announcing: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announcing = asyncio.get_running_loop().create_task(self._announce())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Who follows a job's events would hold up the drain until its end.
+        self._engine.get().is_closing = True
+        super().handle_exit(sig, frame)
+
+    async def _announce(self) -> None:
+        slots = self._engine.get().slots
+        while not slots.is_ready:
+            await asyncio.sleep(_LOOK_S)
+        address = f"{self._settings.host}:{self._settings.port}"
+        serving = ", ".join(slots.names) or f"nothing yet (the registry {self._settings.registry_root} is empty)"
+        sys.stderr.write(
+            f"\nserving {serving} on http://{address}  (stop with Ctrl-C)\n"
+            f"  try   curl --data-binary @samples/cat.jpg -H 'content-type: image/jpeg' {address}/classify\n"
+            f"  read  http://{address}/docs\n\n"
+        )
+
+
+def _config(application: Any, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
