@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from models.errors import DatasetError
+from models.errors import DatasetError, NoSpaceError
 from models.layouts import SPLIT_FOLDERS, SUFFIXES
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def extract(zip_path: Path, target: Path, limits: ArchiveLimits = DEFAULT_LIMITS
     Raises:
         DatasetError: If the archive is broken, too large, or holds what could harm: paths that lead outside, links,
             names that are there twice, encrypted files.
+        NoSpaceError: If it says itself that it unpacks to more than the disk has free.
     """
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,8 +121,8 @@ def _unpack(zip_path: Path, folder: Path, limits: ArchiveLimits) -> None:
                 path = folder.joinpath(*parts)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(archive, info, path, budget)
-    except DatasetError as err:
-        raise DatasetError(f"{zip_path}: {err}") from err
+    except (DatasetError, NoSpaceError) as err:
+        raise type(err)(f"{zip_path}: {err}") from err
     except _BROKEN as err:
         raise DatasetError(f"{zip_path} is no zip that can be read: {err}") from err
 
@@ -197,7 +198,7 @@ class _Budget:
         declared = sum(info.file_size for info, _ in wanted)
         self._check_total(declared)
         if declared > (free := shutil.disk_usage(folder).free):
-            raise DatasetError(f"it unpacks to {declared} bytes, and {folder.parent} has {free} free")
+            raise NoSpaceError(f"it unpacks to {declared} bytes, and {folder.parent} has {free} free; make room, or split it")
 
     def spend(self, count: int, in_file: int, name: str) -> None:
         """Count bytes before they are written; `in_file` is what they make of their file.

@@ -127,7 +127,7 @@ def _as_tuple(target: Target) -> tuple[float, ...]:
     return target if isinstance(target, tuple) else (target,)
 
 
-def scan(root: Path, recipe: Recipe, *, for_training: bool = True) -> Dataset:
+def scan(root: Path, recipe: Recipe, *, for_training: bool = True, known_digests: Mapping[Path, str] | None = None) -> Dataset:
     """Find the images below `root`, what is to be learnt of them, and their splits.
 
     Equal bytes have one split already; near copies are known only after decoding (`Dataset.together`).
@@ -137,6 +137,7 @@ def scan(root: Path, recipe: Recipe, *, for_training: bool = True) -> Dataset:
             the label, or that CSV itself. A zip is unpacked first (`archive.unpacked`).
         recipe: Where the labels stand, the task, and the seed by which splits are drawn.
         for_training: Whether something is to be learnt. Data that is only looked at needs no two labels, and all of it counts.
+        known_digests: The sha256 of every image, where they were read before; None reads them.
 
     Raises:
         DatasetError: If there are no images, or not enough to learn a difference from, or the labels contradict themselves.
@@ -146,7 +147,8 @@ def scan(root: Path, recipe: Recipe, *, for_training: bool = True) -> Dataset:
     images = sorted(targets.images, key=lambda image: image.path)
     given = frozenset(image.split for image in images if image.split is not None)
     _require_all_given(layout, given, [image.path for image in images if image.split is None])
-    digests = _digests([image.path for image in images])
+    paths = [image.path for image in images]
+    digests = _digests(paths) if known_digests is None else [known_digests[path] for path in paths]
     items = tuple(
         Item(image.path, image.target, image.split or "train", digest) for image, digest in zip(images, digests, strict=True)
     )

@@ -5,6 +5,10 @@
     ├── ManifestError            a manifest is not what this version of candor reads
     ├── ArtifactError            an artifact directory is incomplete, altered, or refused
     ├── DatasetError             a folder of images cannot be trained on
+    ├── NoSpaceError             the disk is full, or would be
+    ├── StoreError
+    │   ├── UnknownDatasetError  no such data set, or version of it
+    │   └── DatasetInUseError    a job uses what should be deleted
     ├── RecipeError              a recipe is unknown, contradictory or out of range
     ├── RegistryError
     │   ├── UnknownModelError    no such name, version or alias
@@ -47,6 +51,22 @@ class ArtifactError(ContractError):
 
 class DatasetError(ContractError):
     """A folder of images cannot be trained on."""
+
+
+class NoSpaceError(ContractError):
+    """The disk is full, or would be."""
+
+
+class StoreError(ContractError):
+    """Base of what the store of data sets refuses."""
+
+
+class UnknownDatasetError(StoreError):
+    """No such data set, or version of it."""
+
+
+class DatasetInUseError(StoreError):
+    """A job uses what should be deleted."""
 
 
 class RecipeError(ContractError):

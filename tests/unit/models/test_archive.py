@@ -13,7 +13,7 @@ import pytest
 
 from models.archive import ArchiveLimits, extract, unpacked
 from models.dataset import scan
-from models.errors import DatasetError
+from models.errors import ContractError, DatasetError, NoSpaceError
 from models.recipe import Recipe
 
 SAMPLE = Path(__file__).resolve().parents[3] / "samples" / "fashion-mnist.zip"
@@ -38,16 +38,18 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def refusal(tmp_path: Path, *entries: Entry, limits: ArchiveLimits | None = None) -> str:
+def refusal(
+    tmp_path: Path, *entries: Entry, limits: ArchiveLimits | None = None, kind: type[ContractError] = DatasetError
+) -> str:
     """Refuse to unpack, and leave nothing behind, here or above."""
     path = pack(tmp_path / "data.zip", *entries)
-    return refusal_of(path, limits)
+    return refusal_of(path, limits, kind)
 
 
-def refusal_of(path: Path, limits: ArchiveLimits | None = None) -> str:
+def refusal_of(path: Path, limits: ArchiveLimits | None = None, kind: type[ContractError] = DatasetError) -> str:
     here = path.parent
     before = files(here)
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(kind) as caught:
         extract(path, here / "cache" / "one", limits or ArchiveLimits())
     assert files(here) == before
     assert list((here / "cache").iterdir()) == []
@@ -304,4 +306,5 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path: P
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=99))
 
-    assert refusal(tmp_path, ("cat/1.jpg", bytes(100))) == f"it unpacks to 100 bytes, and {tmp_path / 'cache'} has 99 free"
+    said = refusal(tmp_path, ("cat/1.jpg", bytes(100)), kind=NoSpaceError)
+    assert said == f"it unpacks to 100 bytes, and {tmp_path / 'cache'} has 99 free; make room, or split it"

@@ -1,0 +1,107 @@
+"""Folders for work in progress, beside what it will be: gone when the work ends, however it ends.
+
+Whoever works holds a lock on the folder, which the system lets go of with the process; so what a dead process left behind
+is told from what is being written, and removed by the next one. Knows nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.errors import NoSpaceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_INCOMING, _REMOVED = ".incoming-", ".removed-"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextlib.contextmanager
+def work_folder(root: Path) -> Iterator[Path]:
+    """Make a folder below `root` and remove it at the end, unless it was renamed by then.
+
+    Raises:
+        NoSpaceError: If the disk is full.
+    """
+    while True:
+        folder = root / f"{_INCOMING}{uuid.uuid4().hex}"
+        with full_disk():
+            folder.mkdir(parents=True)
+        with _locked(folder) as is_mine:
+            if not is_mine:
+                # Somebody swept before it was locked.
+                continue
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+def discard(folder: Path, root: Path) -> None:
+    """Delete a folder so that it is gone at once: renamed away below `root`, then removed file by file."""
+    removed = root / f"{_REMOVED}{uuid.uuid4().hex}"
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
+
+def sweep(root: Path) -> int:
+    """Remove what dead processes left below `root`, and answer how many folders that were."""
+    with contextlib.suppress(FileNotFoundError):
+        found = [Path(entry.path) for entry in os.scandir(root) if entry.name.startswith((_INCOMING, _REMOVED))]
+        return sum(_remove(folder) for folder in found)
+    return 0
+
+
+def _remove(folder: Path) -> bool:
+    with _locked(folder) as is_free:
+        if not is_free and folder.name.startswith(_INCOMING):
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Say in words that there is no room; whatever was written is removed by whoever wrote it.
+
+    Raises:
+        NoSpaceError: In place of the system's error.
+    """
+    try:
+        yield
+    except OSError as err:
+        if err.errno in _FULL:
+            raise NoSpaceError("the disk is full; make room and send it again, nothing of it was kept") from err
+        raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold a lock on a folder; false where somebody else has it, or the folder is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        yield _lock(descriptor, folder)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
