@@ -195,3 +195,9 @@ def _digests(paths: Sequence[Path]) -> list[str]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(roots, recipe):
+    """STUB."""
+    for root in roots:
+        scan(root, recipe)

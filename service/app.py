@@ -9,7 +9,8 @@ import bentoml
 from service.api.app import build_app
 from service.api.classify import answer_classify
 from service.api.explain import answer_explain
-from service.bento import SERVICE_OPTIONS, classify_input, explain_input
+from service.api.retrain import answer_retrain
+from service.bento import SERVICE_OPTIONS, classify_input, explain_input, retrain_input
 from service.engine import Engine, EngineRef
 from service.guard import Guard
 from service.settings import read_settings
@@ -21,6 +22,8 @@ ROUTES = frozenset(
     {
         "/classify",
         "/explain-confidence",
+        "/retrain",
+        "/jobs",
         "/models",
         "/metrics",
         "/docs",
@@ -67,6 +70,12 @@ class Classifier:
     async def explain_confidence(self, call: Any) -> Any:
         """Explain one image: how sure, how that is known, and what else it could be."""
         response: Response = await answer_explain(self._parts, call)
+        return response
+
+    @bentoml.api(route="/retrain", input_spec=retrain_input(engine))
+    async def retrain(self, call: Any) -> Any:
+        """Make a job that trains a new version; it is promoted if it is better than the one in production."""
+        response: Response = await answer_retrain(self._parts, call)
         return response
 
     async def __is_alive__(self) -> bool:

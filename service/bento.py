@@ -30,6 +30,7 @@ from service.calls import (
     read_explain,
 )
 from service.errors import ServiceError
+from service.retraining import RetrainCall, read_retrain
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -109,3 +110,27 @@ def explain_input(engine: EngineRef) -> type[bentoml.IODescriptor]:
                 return Received(err)
 
     return ExplainInput
+
+
+def retrain_input(engine: EngineRef) -> type[bentoml.IODescriptor]:
+    """The input of `/retrain`, in the same way."""
+
+    class RetrainInput(bentoml.IODescriptor):
+        """What may be sent to `/retrain`."""
+
+        model: str = Field(description="the name that the new version is to get")
+        dataset: Any = Field(description="name, name@version or allowed folder; or a list of them")
+        recipe: dict[str, Any] | None = Field(default=None, description="any keys of a recipe")
+        start_from: str | None = Field(default=None, description="pretrained, production or name:version")
+        promote: str | None = Field(default=None, description="gate or manual")
+        idempotency_key: str | None = Field(default=None, description="the same key and request again is the same job")
+
+        @classmethod
+        async def from_http_request(cls, request: Request, serde: Any) -> Received[RetrainCall]:
+            """Read the request ourselves; `serde` is BentoML's reader, and is not used."""
+            try:
+                return Received(await read_retrain(request))
+            except ServiceError as err:
+                return Received(err)
+
+    return RetrainInput

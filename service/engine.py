@@ -9,12 +9,16 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from models.dataset_store import DatasetStore
 from models.preprocess import Limits
 from models.registry import Registry
 from service.budget import Budget
 from service.cores import available_cores
 from service.decode import Decoder
 from service.inputs import BodyLimits
+from service.jobs.place import JOBS, SUPERVISOR_LOCK
+from service.jobs.process import is_locked
+from service.jobs.store import JobStore
 from service.metrics import Metrics
 from service.predictor import Bounds, Predictor
 from service.published import PublishedVersions
@@ -42,7 +46,15 @@ class Engine:
         self.predictor = Predictor(self.decoder, Bounds(settings.queue_limit, settings.deadline_s), self.metrics)
         self.body_limits = BodyLimits(settings.max_body_bytes, settings.max_json_bytes, settings.max_images)
         self.budget = Budget(settings.queue_bytes)
+        self.datasets = DatasetStore(settings.datasets_root)
+        self.jobs = JobStore(settings.jobs_root / JOBS)
+        # Whether the service drains: who streams is to end.
+        self.is_closing = False
         self._following: asyncio.Task[None] | None = None
+
+    def has_supervisor(self) -> bool:
+        """Whether a process runs the jobs."""
+        return is_locked(self.settings.jobs_root / SUPERVISOR_LOCK)
 
     def start(self) -> None:
         """Begin to follow the registry; the service is ready when `slots.is_ready` says so."""

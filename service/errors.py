@@ -1,17 +1,24 @@
 """Every answer that is not a success, in one table: exception, status, stable code.
 
     ServiceError
-    ├── BadRequestError              400  empty_body, invalid_parameter, model_required
+    ├── BadRequestError              400  empty_body, invalid_parameter, model_required, idempotency_key_required
     ├── ForbiddenError               403  foreign_origin, unknown_host, not_allowed
     ├── UnknownModelError            404  unknown_model
+    ├── UnknownJobError              404  unknown_job
     ├── NotFoundError                404  not_found
+    ├── ConflictError                409  conflict
+    ├── NothingToRollBackError       409  nothing_to_roll_back
+    ├── PreconditionFailedError      412  precondition_failed
     ├── TooLateError                 409  too_late
     ├── BodyTooLargeError            413  body_too_large
     ├── UnsupportedMediaTypeError    415  unsupported_media_type
     ├── DisconnectedError            499  disconnected (nobody reads it)
+    ├── InvalidRecipeError           422  invalid_recipe
+    ├── InvalidDatasetError          422  invalid_dataset
     ├── IdempotencyKeyReusedError    422  idempotency_key_reused
     ├── QueueFullError               429  queue_full
     ├── NotReadyError                503  not_ready
+    ├── NoSupervisorError            503  no_supervisor
     ├── JobsUnreadableError          503  jobs_unreadable
     ├── DeadlineExceededError        504  deadline_exceeded
     └── ModelLoadError               (never answered) a version may not serve
@@ -61,6 +68,12 @@ class ModelRequiredError(BadRequestError):
     code = "model_required"
 
 
+class IdempotencyKeyRequiredError(BadRequestError):
+    """What makes asking twice harmless is missing."""
+
+    code = "idempotency_key_required"
+
+
 class ForbiddenError(ServiceError):
     """A page of another site asks through somebody's browser."""
 
@@ -87,11 +100,39 @@ class UnknownModelError(ServiceError):
     code = "unknown_model"
 
 
+class UnknownJobError(ServiceError):
+    """There is no such job, or it is forgotten by now."""
+
+    status = 404
+    code = "unknown_job"
+
+
 class NotFoundError(ServiceError):
     """The model is known, and has no such thing."""
 
     status = 404
     code = "not_found"
+
+
+class ConflictError(ServiceError):
+    """Somebody else moved the alias at the same moment."""
+
+    status = 409
+    code = "conflict"
+
+
+class NothingToRollBackError(ServiceError):
+    """There was no production version before this one."""
+
+    status = 409
+    code = "nothing_to_roll_back"
+
+
+class PreconditionFailedError(ServiceError):
+    """The alias is no longer where the caller saw it (`If-Match`)."""
+
+    status = 412
+    code = "precondition_failed"
 
 
 class TooLateError(ServiceError):
@@ -122,6 +163,20 @@ class DisconnectedError(ServiceError):
     code = "disconnected"
 
 
+class InvalidDatasetError(ServiceError):
+    """Nothing could be learnt from the data."""
+
+    status = 422
+    code = "invalid_dataset"
+
+
+class InvalidRecipeError(ServiceError):
+    """A key of the recipe is unknown, contradictory or out of range."""
+
+    status = 422
+    code = "invalid_recipe"
+
+
 class IdempotencyKeyReusedError(ServiceError):
     """The key was used before, for another request."""
 
@@ -142,6 +197,14 @@ class NotReadyError(ServiceError):
 
     status = 503
     code = "not_ready"
+    retry_after_s = 2
+
+
+class NoSupervisorError(ServiceError):
+    """Nobody runs jobs here: another server than `python -m service`, or its supervisor is being started again."""
+
+    status = 503
+    code = "no_supervisor"
     retry_after_s = 2
 
 

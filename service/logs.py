@@ -8,6 +8,8 @@ from contextvars import ContextVar
 
 EXIT_SETTINGS = 2
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
+# The key that was shown; None where none was needed.
+key_id: ContextVar[str | None] = ContextVar("key_id", default=None)
 
 
 def configure() -> None:

@@ -42,6 +42,7 @@ class Settings(HomeSettings):
     queue_bytes: int = Field(default=512 * 2**20, ge=1024, description="bytes of bodies that may be in memory at once")
     deadline_s: float = Field(default=30.0, gt=0, le=240, description="a request without an answer by then is given up")
     follow_s: float = Field(default=0.5, gt=0, le=60, description="how often the registry's aliases are looked at")
+    dataset_roots: Annotated[tuple[str, ...], NoDecode] = ()
     devices: int = Field(default=1, ge=1, le=64, description="jobs that may train at once, one on each device")
     job_deadline_s: float = Field(default=86_400.0, gt=0, description="a job's attempt that takes longer is ended")
     job_heartbeat_s: float = Field(default=120.0, ge=3, description="a trainer that is silent for so long is taken for hung")

@@ -8,8 +8,10 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
 from service.api.interpretation import interpretation_router
+from service.api.jobs import jobs_router
 from service.api.models import models_router
 from service.api.operations import operations_router
+from service.api.promotion import promotion_router
 from service.errors import Problem, ServiceError, problem_of
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ def build_app(engine: EngineRef) -> FastAPI:
     )
     app.include_router(models_router(engine))
     app.include_router(interpretation_router(engine))
+    app.include_router(promotion_router(engine))
+    app.include_router(jobs_router(engine))
     app.include_router(operations_router(engine, app))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ServiceError, _refused)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
-from models.gate import GateReport  # noqa: TC001 - pydantic reads the annotation
+from models.gate import GateReport
 from service.errors import BadRequestError, UnknownJobError
 from service.jobs.folder import JobFolder
 from service.jobs.schema import FINAL, STATES, Job, JobState, Promote

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from models.errors import ContractError
 from models.manifest import NAME_PATTERN, summary
 from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
+from service.api.promotion import etag
 from service.errors import UnknownModelError
 
 if TYPE_CHECKING:
@@ -85,11 +87,13 @@ def models_router(engine: EngineRef) -> APIRouter:
         )
 
     @router.get("/models/{name}", summary="One model: task, labels, versions, scores")
-    def show_model(name: str) -> ModelDetail:
+    def show_model(name: str, response: Response) -> ModelDetail:
         here = engine.get()
         if not re.fullmatch(NAME_PATTERN, name) or not here.registry.versions(name):
             raise UnknownModelError(f"there is no model named {name!r}; there are: {', '.join(here.registry.names()) or 'none'}")
         fields = _summary(here, name)
+        with contextlib.suppress(ContractError):
+            response.headers["etag"] = etag(here.registry.aliases(name))
         cards: dict[int, tuple[Manifest, Confidence]] = {}
         details: list[VersionSummary] = []
         unreadable: dict[int, str] = {}

@@ -27,7 +27,7 @@ async def answer_retrain(engine: Engine, received: RetrainCall | ServiceError) -
     try:
         if isinstance(received, ServiceError):
             raise received
-        job = await asyncio.to_thread(_accept, engine, received, key_id.get())
+        job = await asyncio.to_thread(_accept, engine, received, key_id.get() or "-")
     except Exception as err:  # noqa: BLE001 - whatever it is becomes an answer
         return logged_problem(err).response()
     headers = {"location": f"/jobs/{job.id}", "retry-after": str(_LOOK_AGAIN_S)}

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from models.recipe import Recipe
 
 
-
 @dataclass(frozen=True)
 class Event:
     """One line: where it ends in the file, and what it says."""

@@ -106,4 +106,3 @@ class Job(Frozen):
     def is_final(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.state in FINAL
-

@@ -152,9 +152,7 @@ class JobStore:
     def claim(self, device: int, boot_s: float) -> Job | None:
         """Take the job that waits longest; None where none waits, or the device has one."""
         with self._writing() as database:
-            busy = database.execute(
-                f"SELECT 1 FROM jobs WHERE device = ? AND state IN ({_ACTIVE}) LIMIT 1", (device,)
-            ).fetchone()
+            busy = database.execute(f"SELECT 1 FROM jobs WHERE device = ? AND state IN ({_ACTIVE}) LIMIT 1", (device,)).fetchone()
             row = database.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1").fetchone()
             if busy or row is None:
                 return None

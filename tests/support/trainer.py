@@ -1,0 +1,120 @@
+"""A trainer in a process of its own that does what the real one promises a supervisor, without torch, in milliseconds.
+
+What it does wrong is said in `TRAINER_FAULT`; how long an epoch takes in `TRAINER_EPOCH_S`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from models.registry import Registry
+from models.settings import read_home_settings
+from tests.support.tiny import colours, tiny_manifest, write_tiny
+
+EPOCHS = 4
+FAULT = os.environ.get("TRAINER_FAULT", "")
+EPOCH_S = float(os.environ.get("TRAINER_EPOCH_S", "0.05"))
+
+
+class Stopped(BaseException):
+    """SIGTERM came."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command")
+    fit = commands.add_parser("fit")
+    fit.add_argument("data", nargs="+")
+    for flag in ("--name", "--recipe", "--run", "--start-from", "--events"):
+        fit.add_argument(flag)
+    fit.add_argument("--no-promote", action="store_true")
+    gate = commands.add_parser("gate")
+    gate.add_argument("reference")
+    gate.add_argument("--out", type=Path)
+    for command in (fit, gate):
+        command.add_argument("--heartbeat", type=Path)
+    options = parser.parse_args()
+    threading.Thread(target=beat, args=(options.heartbeat,), daemon=True).start()
+    signal.signal(signal.SIGTERM, stop)
+    if FAULT == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    registry = Registry(read_home_settings().registry_root)
+    return train(options, registry) if options.command == "fit" else judge(options, registry)
+
+
+def beat(file: Path) -> None:
+    while FAULT != "silent":
+        file.touch()
+        time.sleep(0.05)
+
+
+def stop(*_: object) -> None:
+    raise Stopped
+
+
+def train(options: argparse.Namespace, registry: Registry) -> int:
+    run = read_home_settings().runs_root / options.run
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint = run / "epoch"
+
+    def tell(event: str, **fields: object) -> None:
+        with Path(options.events).open("a") as file:
+            file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+
+    if FAULT == "child":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+        (run / "child").write_text(str(child.pid))
+    if FAULT == "refuse":
+        tell("failed", code="invalid_dataset", error="label 'cat' has no image")
+        return 2
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    tell("plan", epochs=EPOCHS)
+    try:
+        for epoch in range(done, EPOCHS):
+            time.sleep(EPOCH_S)
+            if FAULT == "crash" or (FAULT == "crash once" and not (run / "crashed").exists()):
+                (run / "crashed").touch()
+                print("about to die", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            checkpoint.write_text(str(epoch + 1))
+            tell("epoch", epoch=epoch + 1, loss=1.0 / (epoch + 1), seconds=EPOCH_S)
+        while FAULT in {"hang", "deaf", "silent"}:
+            time.sleep(0.1)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except Stopped:
+        tell("stopped", kept=True)
+        return 75
+    version = registry.find_run(options.name, options.run)
+    if version is None:
+        folder = run / "artifact"
+        write_tiny(folder, colours(12.0 + len(registry.versions(options.name))))
+        manifest = tiny_manifest(options.name, colours()).model_copy(update={"run": options.run})
+        version = registry.publish(folder, manifest, first_is_production=False).version
+        registry.nominate(options.name, version)
+    tell("published", version=version)
+    return 0
+
+
+def judge(options: argparse.Namespace, registry: Registry) -> int:
+    time.sleep(EPOCH_S)
+    if FAULT == "gate crashes":
+        return 70
+    name, version = options.reference.split(":")
+    options.out.write_bytes(report(name, int(version), registry))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Stopped:
+        sys.exit(75)
