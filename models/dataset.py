@@ -85,6 +85,17 @@ class Dataset:
         items = assign(kept.items, self.task, len(self.labels), self.draw, copies)
         return replace(kept, items=items, leaks=(*self.leaks, *leaks))
 
+    def relabelled(self, labels: tuple[str, ...]) -> Dataset:
+        """The same with indices that count in `labels`, among which all of its own are; a regression has none to count."""
+        if self.task == "regression":
+            return replace(self, labels=labels)
+        place = [labels.index(label) for label in self.labels]
+
+        def moved(target: Target) -> Target:
+            return tuple(sorted(place[index] for index in target)) if isinstance(target, tuple) else place[int(target)]
+
+        return replace(self, labels=labels, items=tuple(replace(item, target=moved(item.target)) for item in self.items))
+
     def require_training(self) -> None:
         """Refuse a data set from which something would not be learnt at all.
 

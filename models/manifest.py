@@ -28,11 +28,14 @@ __all__ = ["AnyMetrics", "Frozen", "Metrics", "MultiLabelMetrics", "RegressionMe
 
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+# A run is a folder below `runs/`.
+RUN_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 MAX_CAM_LABELS = 200
 # What stands in `sha256` until an artifact is sealed.
 UNSEALED = "0" * 64
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+RunId = Annotated[str, StringConstraints(pattern=RUN_PATTERN)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A file, or a file in one folder: so that no manifest can point outside its own directory.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")]
@@ -96,7 +99,8 @@ class DatasetCard(Frozen):
 class Manifest(Frozen):
     """`manifest.json`, written last: an artifact exists when it does.
 
-    With task `regression` there is one label, the number's name, and `unit` is what it counts, or null.
+    With task `regression` there is one label, the number's name, and `unit` is what it counts, or null. `parent` is the
+    version whose weights it started from, and `run` the job that made it, or null.
     """
 
     schema_version: Literal[1]
@@ -114,6 +118,7 @@ class Manifest(Frozen):
     recipe_sha256: Sha256 | None
     dataset: DatasetCard | None
     parent: str | None
+    run: RunId | None
     libraries: dict[str, str]
     metrics: Metrics | None
     files: dict[FileName, Sha256]
@@ -189,6 +194,17 @@ def check_name(name: str) -> str:
             f"{name!r:.80} cannot name a model; use up to 63 small letters, digits, '-' and '_', starting with a letter or digit"
         )
     return name
+
+
+def check_run(run: str) -> str:
+    """Return `run` when it may name a run.
+
+    Raises:
+        ManifestError: If it holds anything but letters, digits, `-` and `_`, or is longer than 64 characters.
+    """
+    if not re.fullmatch(RUN_PATTERN, run):
+        raise ManifestError(f"{run!r:.80} cannot name a run; use up to 64 letters, digits, '-' and '_'")
+    return run
 
 
 def summary(manifest: Manifest, confidence: Confidence) -> dict[str, Any]:

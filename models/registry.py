@@ -8,48 +8,26 @@ artifacts only as directories with a manifest.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
-import shutil
-import uuid
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from models import aliases as moves
 from models import artifact
+from models.aliases import HISTORY, Aliases
 from models.artifact import MANIFEST, read_manifest
-from models.errors import ConflictError, NothingToRollBackError, RegistryError, UnknownModelError, describe
+from models.errors import ConflictError, ContractError, NothingToRollBackError, RegistryError, UnknownModelError
 from models.manifest import NAME_PATTERN, Manifest, check_name
+from models.publishing import move_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from models.confidence.schema import Confidence
 
-HISTORY = 50
-_FOLDER_MODE, _FILE_MODE = 0o755, 0o644
-
-
-class Aliases(BaseModel):
-    """What each alias of a name points to since `epoch`. `previous` holds earlier production versions, newest last."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = 1
-    epoch: int
-    production: int | None = None
-    candidate: int | None = None
-    previous: tuple[int, ...] = ()
-    action: str = ""
-    at: datetime | None = None
-
-    @classmethod
-    def none(cls) -> Self:
-        """The state before the first promotion."""
-        return cls(epoch=0)
+# What a registry answers with: who asks it finds all of it here.
+__all__ = ["HISTORY", "Aliases", "Registry", "parse_reference"]
 
 
 class Registry:
@@ -110,18 +88,19 @@ class Registry:
         Raises:
             RegistryError: If the newest alias file is not valid.
         """
-        epoch = max(self._epochs(name), default=0)
-        if epoch == 0:
-            return Aliases.none()
-        file = self.root / name / "aliases" / f"{epoch}.json"
-        try:
-            return Aliases.model_validate_json(file.read_bytes())
-        except ValidationError as err:
-            raise RegistryError(f"{file} is not valid: {describe(err, 'aliases.{}'.format)}") from err
+        return moves.read_newest(self._aliases(name))
 
     def history(self, name: str) -> list[int]:
         """The epochs of `name`, ascending; each is a file of `aliases/`."""
-        return sorted(self._epochs(name))
+        return moves.read_epochs(self._aliases(name))
+
+    def find_run(self, name: str, run: str) -> int | None:
+        """The newest version of `name` that the job `run` made; None where there is none. One that cannot be read is not it."""
+        for version in reversed(self.versions(name)):
+            with contextlib.suppress(ContractError):
+                if self.manifest(name, version).run == run:
+                    return version
+        return None
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """Turn `name` (its production version) or `name:N` into a name and a version.
@@ -137,16 +116,22 @@ class Registry:
         self.path(name, version)
         return name, version
 
-    def publish(self, source: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None = None) -> Manifest:
+    def publish(
+        self,
+        source: Path,
+        manifest: Manifest,
+        finish: Callable[[Path, Manifest], None] | None = None,
+        *,
+        first_is_production: bool = True,
+    ) -> Manifest:
         """Make the files in `source` the next version of `manifest.name`, all of them at once.
-
-        The first version of a name becomes its production version.
 
         Args:
             source: A folder with the artifact's files. It is copied, never changed.
             manifest: The card; `version` and `files` are filled in here.
             finish: Writes what names the version, such as a report, into the copy that is about to be it; called again
                 where somebody else took that number first.
+            first_is_production: Whether the version goes into production where none is.
 
         Returns:
             The manifest as published.
@@ -155,47 +140,43 @@ class Registry:
             ArtifactError: If a required file is missing or refused.
         """
         name = check_name(manifest.name)
-        folder = self.root / name / "versions"
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = self.root / name / f".publishing-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        try:
-            shutil.copytree(source, staging)
-            sealed = self._rename_into_place(staging, folder, manifest, finish)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        now = self.aliases(name)
-        if now.production is None:
-            first = {"epoch": now.epoch + 1, "production": sealed.version, "action": "first version"}
-            with contextlib.suppress(ConflictError):
-                self._append(name, now.model_copy(update=first))
+        sealed = move_in(self.root / name, source, manifest, finish)
+        if first_is_production:
+            self.promote_first(name, sealed.version)
         return sealed
 
-    def promote(self, name: str, version: int) -> Aliases:
+    def promote_first(self, name: str, version: int) -> Aliases:
+        """Point `production` at `version` where it points to nothing yet; whoever was faster is left in peace."""
+        now = self.aliases(name)
+        if now.production is None:
+            with contextlib.suppress(ConflictError):
+                return self._append(name, now.promoted(version, "first version"))
+        return self.aliases(name)
+
+    def promote(self, name: str, version: int, *, expected_epoch: int | None = None) -> Aliases:
         """Point `production` at `version`. Promoting what is in production changes nothing.
+
+        Args:
+            name: The model.
+            version: What is to be in production.
+            expected_epoch: The epoch that this was decided on, where somebody may have moved the aliases since.
 
         Raises:
             UnknownModelError: If there is no such version.
             ConflictError: If somebody else moved the alias meanwhile.
         """
-        self.path(name, version)
+        # In this order, so that a version that is deleted in between is a conflict and no dangling alias.
         now = self.aliases(name)
-        if now.production == version:
-            return now
-        earlier = [v for v in (*now.previous, now.production) if v is not None and v != version]
-        candidate = None if now.candidate == version else now.candidate
-        return self._append(
-            name,
-            Aliases(
-                epoch=now.epoch + 1,
-                production=version,
-                candidate=candidate,
-                previous=tuple(earlier[-HISTORY:]),
-                action=f"promote {version}",
-            ),
-        )
+        self.path(name, version)
+        moves.require_epoch(name, now, expected_epoch)
+        return now if now.production == version else self._append(name, now.promoted(version))
 
-    def rollback(self, name: str) -> Aliases:
+    def rollback(self, name: str, *, expected_epoch: int | None = None) -> Aliases:
         """Point `production` back at the version before it.
+
+        Args:
+            name: The model.
+            expected_epoch: As with `promote`.
 
         Raises:
             UnknownModelError: If the name has no production version.
@@ -205,70 +186,37 @@ class Registry:
         now = self.aliases(name)
         if now.production is None:
             raise UnknownModelError(self._unknown(name, None))
-        present = set(self.versions(name))
-        earlier = [v for v in now.previous if v in present]
-        if not earlier:
+        moves.require_epoch(name, now, expected_epoch)
+        after = now.rolled_back(self.versions(name))
+        if after is None:
             raise NothingToRollBackError(f"{name} has no production version before {now.production} to go back to")
-        return self._append(
-            name,
-            now.model_copy(
-                update={
-                    "epoch": now.epoch + 1,
-                    "production": earlier[-1],
-                    "previous": tuple(earlier[:-1]),
-                    "action": f"roll back from {now.production}",
-                }
-            ),
-        )
+        return self._append(name, after)
 
-    def _rename_into_place(
-        self, staging: Path, folder: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None
-    ) -> Manifest:
-        """Rename fails on a folder that is not empty, and a version never is: so the number is taken exclusively."""
-        while True:
-            version = max((int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal()), default=0) + 1
-            numbered = manifest.model_copy(update={"version": version})
-            if finish is not None:
-                finish(staging, numbered)
-            sealed = artifact.seal(staging, numbered)
-            _make_readable(staging)
-            try:
-                staging.rename(folder / str(version))
-            except OSError as err:
-                if err.errno in {errno.ENOTEMPTY, errno.EEXIST}:
-                    continue
-                raise
-            artifact.sync(folder)
-            folder.parent.chmod(_FOLDER_MODE)
-            folder.chmod(_FOLDER_MODE)
-            return sealed
+    def nominate(self, name: str, version: int) -> Aliases:
+        """Point `candidate` at `version`, for the gate to judge. What is in production or the candidate already stays so.
+
+        Raises:
+            UnknownModelError: If there is no such version.
+            ConflictError: If somebody else moved an alias meanwhile.
+        """
+        now = self.aliases(name)
+        self.path(name, version)
+        return now if version in {now.production, now.candidate} else self._append(name, now.nominated(version))
+
+    def withdraw(self, name: str, version: int) -> Aliases:
+        """Point `candidate` at nothing where it is `version`.
+
+        Raises:
+            ConflictError: If somebody else moved an alias meanwhile.
+        """
+        now = self.aliases(name)
+        return self._append(name, now.nominated(None)) if now.candidate == version else now
 
     def _append(self, name: str, aliases: Aliases) -> Aliases:
-        """Create the epoch's file exclusively: written whole beside, then linked under a name that must be free."""
-        aliases = aliases.model_copy(update={"at": datetime.now(UTC)})
-        folder = self.root / name / "aliases"
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(_FOLDER_MODE)
-        temporary = folder / f".{uuid.uuid4().hex}.tmp"
-        artifact.write_synced(temporary, aliases.model_dump_json(indent=2).encode() + b"\n")
-        temporary.chmod(_FILE_MODE)
-        try:
-            os.link(temporary, folder / f"{aliases.epoch}.json")
-        except FileExistsError as err:
-            raise ConflictError(f"somebody else moved an alias of {name} meanwhile; look again and repeat") from err
-        finally:
-            temporary.unlink()
-        artifact.sync(folder)
-        return aliases
+        return moves.append(self._aliases(name), name, aliases)
 
-    def _epochs(self, name: str) -> list[int]:
-        check_name(name)
-        try:
-            entries = os.scandir(self.root / name / "aliases")
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        stems = (entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))
-        return [int(stem) for stem in stems if stem.isdecimal()]
+    def _aliases(self, name: str) -> Path:
+        return self.root / check_name(name) / "aliases"
 
     def _unknown(self, name: str, version: int | None) -> str:
         versions = self.versions(name)
@@ -278,13 +226,6 @@ class Registry:
         if version is None:
             return f"{name} has no production version; promote one of {versions}"
         return f"{name} has no version {version}; it has {versions}"
-
-
-def _make_readable(folder: Path) -> None:
-    """Readable for everybody: who serves a version is seldom who trained it."""
-    folder.chmod(_FOLDER_MODE)
-    for path in folder.rglob("*"):
-        path.chmod(_FOLDER_MODE if path.is_dir() else _FILE_MODE)
 
 
 def parse_reference(reference: str) -> tuple[str, int | None]:

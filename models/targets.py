@@ -61,7 +61,7 @@ class Targets:
             DatasetError: If there are not two labels, or the numbers do not differ, or by too little to be told apart.
         """
         if self.task == "regression":
-            _require_spread(layout, [float(image.target) for image in self.images])  # type: ignore[arg-type]
+            require_spread(layout.root, [float(image.target) for image in self.images])  # type: ignore[arg-type]
             return
         least = 1 if self.task == "multi_label" else 2
         if len(self.labels) >= least:
@@ -74,14 +74,19 @@ class Targets:
         raise DatasetError(f"{layout.root} has {names}; expected at least {least}")
 
 
-def _require_spread(layout: Layout, values: list[float]) -> None:
+def require_spread(root: Path, values: list[float]) -> None:
+    """Refuse numbers that nothing can be learnt from.
+
+    Raises:
+        DatasetError: If they do not differ, or by too little to be told apart.
+    """
     if len(set(values)) < 2:
         found = f"only the value {values[0]}" if values else "no values"
-        raise DatasetError(f"{layout.root} has {found} to learn; expected numbers that differ")
+        raise DatasetError(f"{root} has {found} to learn; expected numbers that differ")
     low, high = min(values), max(values)
     if high - low < _LEAST_SPREAD * max(abs(low), abs(high)):
         raise DatasetError(
-            f"{layout.root} has numbers from {low} to {high}, which differ too little for their size to be answered in fp32; "
+            f"{root} has numbers from {low} to {high}, which differ too little for their size to be answered in fp32; "
             "subtract a constant from all of them"
         )
 

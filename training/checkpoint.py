@@ -6,6 +6,7 @@ alone, and rates on the step, so that weights, the average, the optimizer's mome
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -67,17 +68,32 @@ class Run:
             say(f"{runs_root} holds no checkpoint of {name!r}: starting from the beginning")
             return cls.start(runs_root, name, request)
         newest = max(found, key=lambda path: (path / _STATE).stat().st_mtime_ns)
-        try:
-            before = json.loads((newest / _REQUEST).read_text())
-        except (OSError, ValueError) as err:
-            raise TrainingError(f"{newest / _REQUEST} cannot be read ({err}); delete {newest}") from err
-        other = sorted(key for key in before.keys() | request.keys() if before.get(key) != request.get(key))
-        if other:
-            raise TrainingError(
-                f"the run that was stopped ({newest.name}) had another {' and '.join(other)}; give the same data and recipe, or "
-                f"run fit without --resume"
-            )
+        before = read_request(runs_root, newest.name)
+        _require_same(newest, before, request, "run fit without --resume")
         return cls(newest, _locked(newest))
+
+    @classmethod
+    def open(cls, runs_root: Path, run: str, request: dict[str, Any]) -> Run:
+        """The run that is called `run`: where it stands, or from the beginning.
+
+        Raises:
+            TrainingError: If it was asked for something else, or goes on in another process.
+        """
+        path = runs_root / run
+        path.mkdir(parents=True, exist_ok=True)
+        # Of two that begin, one writes what is asked for; the other then waits for its lock in vain.
+        temporary = path / f".{os.getpid()}.request"
+        write_synced(temporary, json.dumps(request, indent=2).encode())
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path / _REQUEST)
+        temporary.unlink()
+        lock = _locked(path)
+        try:
+            _require_same(path, read_request(runs_root, run), request, "use another --run")
+        except TrainingError:
+            os.close(lock)
+            raise
+        return cls(path, lock)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint; a crash in between leaves the one before.
@@ -135,6 +151,31 @@ class Run:
         except ValueError as err:
             raise TrainingError(f"{self.path / _STATE} cannot be read ({err}); delete {self.path}") from err
         return state
+
+
+def read_request(runs_root: Path, run: str) -> dict[str, Any]:
+    """What a run was asked for; nothing where it has not begun.
+
+    Raises:
+        TrainingError: If that cannot be read.
+    """
+    file = runs_root / run / _REQUEST
+    try:
+        request: dict[str, Any] = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as err:
+        raise TrainingError(f"{file} cannot be read ({err}); delete {file.parent}") from err
+    return request
+
+
+def _require_same(path: Path, before: dict[str, Any], request: dict[str, Any], advice: str) -> None:
+    other = sorted(key for key in before.keys() | request.keys() if before.get(key) != request.get(key))
+    if other:
+        raise TrainingError(
+            f"the run that was stopped ({path.name}) had another {' and '.join(other)}; give the same data and recipe, or "
+            f"{advice}"
+        )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -3,6 +3,8 @@
 TrainingError                  the user's input or environment: exit code 2, one sentence
 ├── WeightsUnavailableError    pretrained weights cannot be had here
 ├── LicenceError               the weights' licence was not accepted
+├── StartError                 the weights to start from do not go with the recipe
+├── DivergedError              the loss stopped being finite
 └── ParityError                the exported graph does not compute what torch does
 
 Preempted                      SIGTERM: exit code 75; no error, and so not caught as one
@@ -21,6 +23,14 @@ class WeightsUnavailableError(TrainingError):
 
 class LicenceError(TrainingError):
     """The weights' licence was not accepted."""
+
+
+class StartError(TrainingError):
+    """The weights to start from do not go with the recipe."""
+
+
+class DivergedError(TrainingError):
+    """The loss stopped being finite."""
 
 
 class ParityError(TrainingError):

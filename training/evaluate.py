@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from models.artifact import Artifact
-    from models.dataset import Dataset, Item, Split, Target
+    from models.dataset import Dataset, Item, Split
     from models.manifest import Manifest
 
 _BATCH = 64
@@ -120,24 +120,14 @@ def _in_terms_of(manifest: Manifest, dataset: Dataset) -> Dataset:
     """The same data with the version's labels, in the version's order."""
     if dataset.task != manifest.task:
         raise DatasetError(f"{dataset.root} is {dataset.task} data, and {manifest.reference} answers {manifest.task}")
-    if manifest.task == "regression":
-        return replace(dataset, labels=manifest.labels)
-    strangers = [label for label in dataset.labels if label not in manifest.labels]
+    strangers = [] if manifest.task == "regression" else [label for label in dataset.labels if label not in manifest.labels]
     if strangers:
         more = f" and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
         raise DatasetError(
             f"{dataset.root} has labels that {manifest.reference} does not know: {', '.join(strangers[:_NAMED])}{more}; "
             f"it knows {', '.join(manifest.labels[:_NAMED])}{' …' if len(manifest.labels) > _NAMED else ''}"
         )
-    place = [manifest.labels.index(label) for label in dataset.labels]
-
-    def moved(target: Target) -> Target:
-        if isinstance(target, tuple):
-            return tuple(sorted(place[index] for index in target))
-        return place[int(target)]
-
-    items = tuple(replace(item, target=moved(item.target)) for item in dataset.items)
-    return replace(dataset, labels=manifest.labels, items=items)
+    return dataset.relabelled(manifest.labels)
 
 
 def _decode(items: Sequence[Item], artifact: Artifact) -> tuple[Images, list[Skipped]]:

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from models.dataset import SPLITS
-from models.manifest import DatasetCard, canonical_json, check_name
-from models.scan_report import SCAN_REPORT
-from training.checkpoint import Run
-from training.confidence.answers import Known
+from models.manifest import check_name, check_run
+from training.assemble import Trained, assemble
+from training.checkpoint import Run, read_request
 from training.confidence.unrelated import read_unrelated
 from training.distributed import leave
 from training.errors import Preempted, TrainingError
-from training.history import HISTORY, History, Sweep
-from training.interpret import interpret
+from training.history import History, Sweep
 from training.loop import FineTuned, FineTuner
 from training.lr_finder import find_lr, say_sweep
 from training.plan import Plan, make_plan
 from training.prepare import fit_head, prepare, setting_of
-from training.progress import Events, say
-from training.publish import Publication, publish
-from training.report import write_report, write_review
+from training.progress import Events, is_main, say
+from training.publish import publish
 from training.selection import choose, report
+from training.start import PRETRAINED, resolve_start, start_at
 from training.stop import Stop
-from training.subject import Outputs, Subject, name_images
-from training.thumbnails import make_thumbnails
+from training.subject import Outputs
 from training.watch import judge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -42,10 +40,10 @@ if TYPE_CHECKING:
     from models.recipe import Recipe
     from models.registry import Registry
     from training.checkpoint import Snapshot
-    from training.data import Images
     from training.distributed import World
     from training.prepare import Prepared
-    from training.selection import Candidate, Verdict
+    from training.selection import Candidate
+    from training.start import Start
 
 
 @dataclass(frozen=True)
@@ -54,24 +52,55 @@ class Options:
 
     Attributes:
         resume: Whether to go on with a run that was stopped.
+        run: A name for the run, by which it goes on wherever it was stopped, and makes one version however often it is called.
+        start_from: `pretrained`, `production` or `NAME:N`.
+        promotes_first: Whether a first version goes into production; else every version becomes the candidate.
         unrelated: Folder of images that are of none of the labels; None to have them made up.
         events: Who is told what happens.
         stop: Who may end it.
     """
 
     resume: bool = False
+    run: str | None = None
+    start_from: str = PRETRAINED
+    promotes_first: bool = True
     unrelated: Path | None = None
     events: Events = field(default_factory=Events)
     stop: Stop = field(default_factory=Stop)
 
 
-def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Path, options: Options | None = None) -> Manifest:
+@dataclass(frozen=True)
+class _Order:
+    """One call of `fit`: what is to come of it, and where it goes."""
+
+    name: str
+    registry: Registry
+    runs_root: Path
+    options: Options
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def made(self) -> Manifest | None:
+        """The version that the run of this name made before, where it did."""
+        version = None if self.options.run is None else self.registry.find_run(self.name, self.options.run)
+        return None if version is None else self.registry.manifest(self.name, version)
+
+
+def fit(
+    data: Path | Sequence[Path],
+    name: str,
+    recipe: Recipe,
+    registry: Registry,
+    runs_root: Path,
+    options: Options | None = None,
+) -> Manifest:
     """Fine-tune on a folder of images and publish the result as the next version of `name`.
 
     Under torchrun every process calls this and gets the same manifest; rank 0 alone writes.
 
     Args:
         data: Class folders, or `train/ val/ ...` with class folders in them; or as `models.dataset.scan` understands it.
+            Several are merged.
         name: The model's name.
         recipe: Every choice; what is None is decided here and written into the manifest.
         registry: Where the version goes.
@@ -83,72 +112,124 @@ def fit(data: Path, name: str, recipe: Recipe, registry: Registry, runs_root: Pa
         TrainingError: If weights are missing, the loss diverges, or the export does not agree with torch.
         Preempted: If SIGTERM came; what was trained is in a checkpoint.
     """
-    started = time.monotonic()
-    options = options or Options()
-    check_name(name)
+    order = _Order(check_name(name), registry, runs_root, options or Options())
+    if order.options.run is not None:
+        check_run(order.options.run)
+    made = order.made
+    if made is not None:
+        return _settle(order, made)
     try:
         runs_root.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise TrainingError(f"{runs_root} cannot be made ({err.strerror}); CANDOR_HOME says where state lives") from err
-    prepared = prepare(data, recipe, runs_root)
+    start = _start(order, recipe)
+    prepared = prepare(data, start.recipe, runs_root, start.weights)
     try:
-        world = prepared.world
-        request = {
-            "name": name,
-            "data": prepared.dataset.fingerprint(),
-            "recipe": recipe.model_dump(mode="json"),
-            "number of processes": world.size,
-        }
-        options.events("started", name=name, images=len(prepared.dataset.items), labels=len(prepared.dataset.labels))
-        unrelated = _unrelated(prepared, options.unrelated)
-        run = _open_run(world, runs_root, name, request, resume=options.resume)
-        try:
-            trained = _train(prepared, run, options)
-            manifest = world.from_main(lambda: _publish(name, prepared, trained, run, registry, options.stop, unrelated))
-        except BaseException as err:
-            if isinstance(err, Preempted):
-                err.kept = run.has_checkpoint
-            if world.is_main and not run.has_checkpoint:
-                run.remove()
-            run.release()
-            raise
-        if world.is_main:
-            run.remove()
-        options.events("published", version=manifest.version, seconds=round(time.monotonic() - started, 1))
-        say(f"published {manifest.reference} in {time.monotonic() - started:.0f} s")
+        manifest = _fit(order, prepared, start, recipe)
     finally:
         leave(prepared.world)
-    production = registry.aliases(name).production
-    if production != manifest.version:
-        say(f"production is still {name}:{production}; to serve the new one: python -m models promote {manifest.reference}")
+    _say_what_serves(order, manifest)
     return manifest
 
 
-def _open_run(world: World, runs_root: Path, name: str, request: dict[str, Any], *, resume: bool) -> Run:
+def _start(order: _Order, recipe: Recipe) -> Start:
+    """Where to start from; a run that goes on starts where it did, whatever went into production since."""
+    options = order.options
+    before = read_request(order.runs_root, options.run) if options.run is not None else {}
+    parent = before["parent"] if before else resolve_start(options.start_from, order.name, order.registry)
+    return start_at(parent, recipe, order.registry)
+
+
+def _fit(order: _Order, prepared: Prepared, start: Start, recipe: Recipe) -> Manifest:
+    world, options, dataset = prepared.world, order.options, prepared.dataset
+    request = {
+        "name": order.name,
+        "data": dataset.fingerprint(),
+        "recipe": recipe.model_dump(mode="json"),
+        "number of processes": world.size,
+        "parent": start.parent,
+    }
+    options.events("started", name=order.name, images=len(dataset.items), labels=len(dataset.labels))
+    unrelated = _unrelated(prepared, options.unrelated)
+    run = _open_run(world, order, request)
+    try:
+        # Whoever held the run's lock until now may have published.
+        made = world.from_main(lambda: order.made)
+        if made is None:
+            trained = _train(prepared, run, options)
+            made = world.from_main(lambda: _publish(order, prepared, trained, run, start, unrelated))
+    except BaseException as err:
+        if isinstance(err, Preempted):
+            err.kept = run.has_checkpoint
+        if world.is_main and not run.has_checkpoint:
+            run.remove()
+        run.release()
+        raise
+    if world.is_main:
+        run.remove()
+    options.events("published", version=made.version, seconds=round(time.monotonic() - order.started, 1))
+    say(f"published {made.reference} in {time.monotonic() - order.started:.0f} s")
+    return made
+
+
+def _settle(order: _Order, made: Manifest) -> Manifest:
+    """The run was published before: see that its alias is set and its folder gone, since it may have ended in between."""
+    name, version, options = order.name, made.version, order.options
+    if is_main():
+        aliases = order.registry.aliases(name)
+        if options.promotes_first:
+            order.registry.promote_first(name, version)
+        elif version not in aliases.previous:
+            order.registry.nominate(name, version)
+        shutil.rmtree(order.runs_root / str(options.run), ignore_errors=True)
+    options.events("published", version=version, seconds=0.0)
+    say(f"run {options.run} was published before, as {made.reference}; nothing was trained")
+    return made
+
+
+def _say_what_serves(order: _Order, manifest: Manifest) -> None:
+    aliases, reference = order.registry.aliases(order.name), manifest.reference
+    if aliases.candidate == manifest.version:
+        say(f"{reference} is the candidate; python -m training gate {reference} compares it with what is in production")
+    elif aliases.production != manifest.version:
+        say(f"production is still {order.name}:{aliases.production}; to serve the new one: python -m models promote {reference}")
+
+
+def _open_run(world: World, order: _Order, request: dict[str, Any]) -> Run:
     """The run's folder, on every rank; rank 0 alone holds its lock."""
     held: list[Run] = []
+    options = order.options
 
     def begin() -> Path:
-        held.append((Run.resume if resume else Run.start)(runs_root, name, request))
+        if options.run is not None:
+            held.append(Run.open(order.runs_root, options.run, request))
+        else:
+            held.append((Run.resume if options.resume else Run.start)(order.runs_root, order.name, request))
         return held[0].path
 
     path = world.from_main(begin)
     return held[0] if held else Run(path)
 
 
-@dataclass(frozen=True)
-class _Trained:
-    verdict: Verdict
-    plan: Plan
-    history: History
-    outputs: dict[Split, Outputs]
+def _publish(
+    order: _Order, prepared: Prepared, trained: Trained, run: Run, start: Start, unrelated: np.ndarray | None
+) -> Manifest:
+    publication = replace(
+        assemble(order.name, prepared, trained, unrelated),
+        stop=order.options.stop,
+        parent=start.parent,
+        run=order.options.run,
+        first_is_production=order.options.promotes_first,
+    )
+    return publish(publication, order.registry, run.path)
 
 
-def _train(prepared: Prepared, run: Run, options: Options) -> _Trained:
+def _train(prepared: Prepared, run: Run, options: Options) -> Trained:
     """Probe, fine-tune, choose; the network ends with the weights that were chosen."""
     network, objective, splits = prepared.pretrained.network, prepared.objective, prepared.splits
     probed = fit_head(prepared)
-    tuner = FineTuner(network, setting_of(prepared, options.stop, options.events, run.save))
+    is_named = options.run is not None
+    tuner = FineTuner(network, setting_of(prepared, options.stop, options.events, run.save, saves_epochs=is_named))
     resumed = run.load()
     plan, sweep = _plan(tuner, prepared, resumed)
     options.events("plan", **plan.to_json())
@@ -178,7 +259,7 @@ def _train(prepared: Prepared, run: Run, options: Options) -> _Trained:
         split: Outputs(images, outputs(verdict.chosen, split), probed.embeddings[split].numpy())
         for split, images in sorted(splits.items())
     }
-    return _Trained(verdict, plan, history, reviewed)
+    return Trained(verdict, plan, history, reviewed)
 
 
 def _plan(tuner: FineTuner, prepared: Prepared, resumed: Snapshot | None) -> tuple[Plan, Sweep | None]:
@@ -205,61 +286,6 @@ def _plan(tuner: FineTuner, prepared: Prepared, resumed: Snapshot | None) -> tup
 def _unrelated(prepared: Prepared, folder: Path | None) -> np.ndarray | None:
     """Read before anything is trained, so that a wrong path costs nothing."""
     return None if folder is None else read_unrelated(folder, prepared.preprocessing, prepared.image_size)
-
-
-def _publish(
-    name: str, prepared: Prepared, trained: _Trained, run: Run, registry: Registry, stop: Stop, unrelated: np.ndarray | None
-) -> Manifest:
-    network = prepared.pretrained.network
-    prepared.objective.fold(network)
-    sizes = {split: len(prepared.splits[split]) for split in SPLITS if split in prepared.splits}
-    dataset = prepared.dataset
-    publication = Publication(
-        name=name,
-        task=dataset.task,
-        labels=dataset.labels,
-        unit=prepared.recipe.unit,
-        pretrained=prepared.pretrained,
-        normalise=prepared.normalise,
-        preprocessing=prepared.preprocessing,
-        image_size=prepared.image_size,
-        backbone=prepared.recipe.backbone,
-        recipe=prepared.recipe.model_copy(update=trained.plan.resolved()),
-        dataset=DatasetCard(fingerprint=dataset.fingerprint(), splits=sizes, skipped=len(dataset.skipped)),
-        calibration=trained.verdict.calibration,
-        metrics=trained.verdict.metrics,
-        golden_pool=_golden_pool(prepared.splits),
-        known=Known(prepared.splits, name_images(trained.outputs), prepared.copies, prepared.recipe.seed, unrelated),
-        add_files=lambda folder: _add_files(folder, prepared, trained),
-        finish=write_report,
-        stop=stop,
-    )
-    return publish(publication, registry, run.path)
-
-
-def _add_files(folder: Path, prepared: Prepared, trained: _Trained) -> None:
-    """What people and the service ask of a version besides its answers: how it was trained, and what it is unsure of."""
-    (folder / HISTORY).write_bytes(canonical_json(trained.history))
-    (folder / SCAN_REPORT).write_bytes(prepared.report.to_bytes())
-    say("reviewing what it is sure and unsure of")
-    calibration = trained.verdict.calibration
-    subject = Subject(
-        task=prepared.dataset.task,
-        labels=prepared.dataset.labels,
-        outputs=trained.outputs,
-        temperature=calibration.temperature.value,
-        root=prepared.dataset.root,
-        findings=tuple(prepared.report.lines()),
-        thresholds=calibration.thresholds,
-        unit=prepared.recipe.unit,
-    )
-    review = interpret(subject)
-    write_review(folder, review, make_thumbnails(review, trained.outputs))
-
-
-def _golden_pool(splits: dict[Split, Images]) -> np.ndarray:
-    """Images that the network was not trained on, where there are any."""
-    return next(splits[split].pixels for split in ("test", "calibration", "validation", "train") if split in splits)
 
 
 def _say_plan(plan: Plan, resumed: Snapshot | None) -> None:

@@ -18,7 +18,7 @@ from models.decision import activate
 from models.metrics import score_task
 from training.checkpoint import Snapshot, load_network, load_optimizer, network_tensors, optimizer_tensors
 from training.distributed import average_statistics, replicate
-from training.errors import Preempted, TrainingError
+from training.errors import DivergedError, Preempted
 from training.forward import forward_all
 from training.history import Epoch, Sweep
 from training.optim import make_optimizer
@@ -86,7 +86,7 @@ class FineTuner:
         """Train for the plan's epochs, from the start or from where a checkpoint was taken.
 
         Raises:
-            TrainingError: If the loss stops being finite.
+            DivergedError: If the loss stops being finite.
             Preempted: If the process was asked to stop; a checkpoint was saved.
         """
         source = Source(train, self._setting.objective, self._device)
@@ -102,7 +102,7 @@ class FineTuner:
                 self._epoch(source, plan, state)
                 self._finish_epoch(state, plan, validation)
                 watch.after(state.epochs)
-                self._obey(state, self._wish(state))
+                self._obey(state, self._wish(state, ends_epoch=state.epoch < plan.all_epochs))
             if is_new:
                 self._save(state)
         return FineTuned(self._network.eval(), state.average.module.eval(), tuple(state.epochs))
@@ -165,12 +165,12 @@ class FineTuner:
                     self._obey(state, wish)
         note()
 
-    def _wish(self, state: _State) -> int:
+    def _wish(self, state: _State, *, ends_epoch: bool = False) -> int:
         """What any process asks for: to stop, to save, or to go on. All of them get the same answer."""
         world = self._setting.world
         if not world.is_alone and state.step % _ASK_EVERY:
             return _GO_ON
-        is_due = time.monotonic() - state.saved > CHECKPOINT_S
+        is_due = time.monotonic() - state.saved > CHECKPOINT_S or (ends_epoch and self._setting.saves_epochs)
         return world.highest(_STOP if self._setting.stop.requested else _SAVE if is_due else _GO_ON, self._device.torch)
 
     def _obey(self, state: _State, wish: int) -> None:
@@ -186,7 +186,7 @@ class FineTuner:
         if math.isfinite(loss) and not all(bool(weight.isfinite().all()) for weight in self._network.parameters()):
             loss = math.nan
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss} in epoch {state.epoch + 1}; use a lower rate than lr={plan.lr:.2g}")
+            raise DivergedError(f"the loss became {loss} in epoch {state.epoch + 1}; use a lower rate than lr={plan.lr:.2g}")
         average_statistics([self._network, state.average.module], self._setting.world)
         watched = self.evaluate(state.average.module, validation) if validation is not None else None
         entry = Epoch(

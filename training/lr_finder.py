@@ -41,7 +41,7 @@ _CLAMP = 3.0
 _LEAST_POINTS = 12
 
 
-def lr_find(data: Path, recipe: Recipe, out: Path, work_root: Path) -> float:
+def lr_find(data: Path | Sequence[Path], recipe: Recipe, out: Path, work_root: Path) -> float:
     """`lr-find`: sweep on a data set as `fit` would, and write `lr-find.json` and `lr-find.png`.
 
     Args:

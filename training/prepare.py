@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from models.dataset import scan
+from models.merging import scan_all
 from models.preprocess import standard_preprocessing
 from training import backbone
 from training.data import decode_all, default_image_size
@@ -22,8 +23,7 @@ from training.step import Setting
 from training.stop import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from models.dataset import Dataset, Split
     from models.manifest import Preprocessing
@@ -60,13 +60,14 @@ class Prepared:
         return self.recipe.image_size
 
 
-def prepare(data: Path, recipe: Recipe, work_root: Path) -> Prepared:
+def prepare(data: Path | Sequence[Path], recipe: Recipe, work_root: Path, weights: Path | None = None) -> Prepared:
     """Scan, build the network, decode.
 
     Args:
-        data: Anything that `models.dataset.scan` understands.
+        data: Anything that `models.dataset.scan` understands; several of them are merged.
         recipe: Every choice.
         work_root: Where pixels go that do not fit in memory.
+        weights: The folder of a version to start from, instead of what the recipe says.
 
     Raises:
         ContractError: If the data cannot be used.
@@ -76,8 +77,9 @@ def prepare(data: Path, recipe: Recipe, work_root: Path) -> Prepared:
     device = pick_device(deterministic=recipe.deterministic)
     world = join(device)
     try:
-        dataset = scan(data, recipe)
-        pretrained = backbone.create(recipe, len(dataset.labels))
+        dataset = scan_all([data] if isinstance(data, Path) else data, recipe)
+        given = recipe if weights is None else recipe.model_copy(update={"weights": str(weights)})
+        pretrained = backbone.create(given, len(dataset.labels))
         size = recipe.image_size or default_image_size(dataset.of("train"), pretrained.image_size, recipe.seed)
         # The largest centred square, whole: cutting further into it is for photographs of one thing in the middle.
         preprocessing = standard_preprocessing(crop_ratio=1.0)
@@ -117,6 +119,8 @@ def setting_of(
     stop: Stop | None = None,
     events: Events | None = None,
     save: Callable[[Snapshot], None] = lambda snapshot: None,
+    *,
+    saves_epochs: bool = False,
 ) -> Setting:
     """What `FineTuner` needs of it; without more, nobody stops it, is told, or keeps checkpoints."""
     return Setting(
@@ -128,6 +132,7 @@ def setting_of(
         stop=stop or Stop(),
         events=events or Events(),
         save=save,
+        saves_epochs=saves_epochs,
     )
 
 

@@ -75,6 +75,8 @@ class JsonLines:
         """Append to `path`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8", buffering=1)
+        if _is_torn(path):
+            self._file.write("\n")
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write one line."""
@@ -83,6 +85,14 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a process died in the middle of the last line."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() not in {b"", b"\n"}
 
 
 class Events:

@@ -94,6 +94,10 @@ class Publication:
     finish: Callable[[Path, Manifest], None] | None = None
     # Between a version's appearance and its alias nothing may end the process.
     stop: Stop = field(default_factory=Stop)
+    parent: str | None = None
+    run: str | None = None
+    # Whether it goes into production where nothing is; else it becomes the candidate.
+    first_is_production: bool = True
 
 
 def publish(publication: Publication, registry: Registry, runs_root: Path) -> Manifest:
@@ -130,7 +134,10 @@ def _publish(publication: Publication, registry: Registry, folder: Path) -> Mani
     publication.add_files(folder)
     _write_confidence(folder, publication, exported)
     with publication.stop.deferred():
-        published = registry.publish(folder, _card(publication, exported), publication.finish)
+        card, first = _card(publication, exported), publication.first_is_production
+        published = registry.publish(folder, card, publication.finish, first_is_production=first)
+        if not first:
+            registry.nominate(published.name, published.version)
         publication.stop.never_mind()
     return published
 
@@ -163,7 +170,8 @@ def _card(publication: Publication, exported: Exported) -> Manifest:
         recipe=publication.recipe,
         recipe_sha256=recipe_sha256(publication.recipe) if publication.recipe else None,
         dataset=publication.dataset,
-        parent=None,
+        parent=publication.parent,
+        run=publication.run,
         libraries=_libraries(),
         metrics=publication.metrics,
         files={},

@@ -52,6 +52,8 @@ class Setting:
     stop: Stop
     events: Events
     save: Callable[[Snapshot], None]
+    # Whether a checkpoint is taken at the end of every epoch, however young the last one is.
+    saves_epochs: bool = False
 
 
 class Stepper:

@@ -39,6 +39,7 @@ def make_manifest(**changes: Any) -> Manifest:
         "recipe_sha256": None,
         "dataset": None,
         "parent": None,
+        "run": None,
         "libraries": {"numpy": "2"},
         "metrics": None,
         "files": {},

@@ -153,6 +153,7 @@ def tiny_manifest(name: str, tiny: Tiny) -> Manifest:
         recipe_sha256=None,
         dataset=None,
         parent=None,
+        run=None,
         libraries={},
         metrics=None,
         files={},

@@ -139,6 +139,8 @@ def environment_section(manifest: Manifest) -> Section:
     ]
     if manifest.parent:
         facts.append(("parent", manifest.parent))
+    if manifest.run:
+        facts.append(("job", manifest.run))
     if manifest.dataset:
         facts.append(("data fingerprint", manifest.dataset.fingerprint))
     facts += [(name, version) for name, version in sorted(manifest.libraries.items())]

@@ -25,6 +25,7 @@ def full_manifest() -> Manifest:
         recipe_sha256=recipe_sha256(recipe),
         dataset=DatasetCard(fingerprint="0" * 64, splits={"train": 60, "test": 15}, skipped=2),
         parent="birds:3",
+        run="job-7",
         metrics=Metrics(
             chosen="ema",
             validation={"probe": SCORES, "ema": SCORES},
@@ -135,6 +136,7 @@ REQUIRED = [
     "dataset",
     "dataset.fingerprint",
     "parent",
+    "run",
     "libraries",
     "metrics",
     "metrics.calibrated",
