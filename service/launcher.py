@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from models.errors import SettingsError
+from service.keys import read_keys
 from service.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def main() -> int:
     """Serve, and return the exit code."""
     try:
         settings = read_settings()
+        if settings.keys is not None:
+            read_keys(settings.keys)
     except SettingsError as err:
         sys.stderr.write(f"{err}\n")
         return EXIT_SETTINGS
