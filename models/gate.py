@@ -1,13 +1,4 @@
 """STUB until merge."""
-from __future__ import annotations
-from typing import Literal
-from models.frozen import Frozen
+from models.gate_report import GateReport
 
-
-class GateReport(Frozen):
-    """STUB."""
-
-    candidate: int
-    production: int | None
-    verdict: Literal["promote", "reject"]
-    reasons: tuple[str, ...] = ()
+__all__ = ["GateReport"]

@@ -2,6 +2,6 @@
 
 import sys
 
-from service.launcher import main
+from service.cli import main
 
 sys.exit(main())

@@ -18,24 +18,6 @@ from service.settings import read_settings
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-ROUTES = frozenset(
-    {
-        "/classify",
-        "/explain-confidence",
-        "/retrain",
-        "/jobs",
-        "/models",
-        "/metrics",
-        "/docs",
-        "/openapi.json",
-        "/",
-        "/livez",
-        "/readyz",
-        "/healthz",
-        "/schema.json",
-    }
-)
-
 engine = EngineRef()
 _app = build_app(engine)
 
@@ -87,6 +69,4 @@ class Classifier:
         return self._parts.slots.is_ready
 
 
-Classifier.add_asgi_middleware(  # type: ignore[attr-defined]
-    Guard, engine=engine, routes=ROUTES
-)
+Classifier.add_asgi_middleware(Guard, engine=engine)  # type: ignore[attr-defined]

@@ -10,8 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from models.dataset_store import DatasetStore
+from models.errors import SettingsError
 from models.preprocess import Limits
 from models.registry import Registry
+from service.admission import Admission
+from service.audit import Audit
 from service.budget import Budget
 from service.cores import available_cores
 from service.decode import Decoder
@@ -19,12 +22,15 @@ from service.inputs import BodyLimits
 from service.jobs.place import JOBS, SUPERVISOR_LOCK
 from service.jobs.process import is_locked
 from service.jobs.store import JobStore
+from service.keys import Keyring
 from service.metrics import Metrics
 from service.predictor import Bounds, Predictor
 from service.published import PublishedVersions
 from service.slots import Slots
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from service.settings import Settings
 
 
@@ -32,7 +38,11 @@ class Engine:
     """The parts of a running service."""
 
     def __init__(self, settings: Settings) -> None:
-        """Build the parts; nothing is read or loaded until `start`."""
+        """Build the parts; nothing but the keys is read until `start`.
+
+        Raises:
+            SettingsError: If the key file is no good.
+        """
         cores = available_cores()
         self.settings = settings
         self.metrics = Metrics()
@@ -50,14 +60,28 @@ class Engine:
         self.jobs = JobStore(settings.jobs_root / JOBS)
         # Whether the service drains: who streams is to end.
         self.is_closing = False
+        keyring = None if settings.keys is None else Keyring(settings.keys)
+        self.admission = Admission(settings, keyring, self.metrics)
+        self.audit = Audit(settings.home / "audit.jsonl")
         self._following: asyncio.Task[None] | None = None
+        self._close_metrics: Callable[[], None] | None = None
 
     def has_supervisor(self) -> bool:
         """Whether a process runs the jobs."""
         return is_locked(self.settings.jobs_root / SUPERVISOR_LOCK)
 
     def start(self) -> None:
-        """Begin to follow the registry; the service is ready when `slots.is_ready` says so."""
+        """Begin to follow the registry; the service is ready when `slots.is_ready` says so.
+
+        Raises:
+            SettingsError: If the metrics cannot have their port.
+        """
+        host, port = self.settings.host, self.settings.metrics_port
+        if port is not None:
+            try:
+                self._close_metrics = self.metrics.listen(host, port)
+            except OSError as err:
+                raise SettingsError(f"CANDOR_METRICS_PORT={port} cannot be listened on ({err.strerror}); choose another") from err
         self._following = asyncio.get_running_loop().create_task(self.slots.follow())
 
     @property
@@ -72,6 +96,8 @@ class Engine:
             await asyncio.gather(self._following, return_exceptions=True)
         await self.slots.close()
         await asyncio.to_thread(self.decoder.close)
+        if self._close_metrics is not None:
+            await asyncio.to_thread(self._close_metrics)
         self._lanes.shutdown(wait=False, cancel_futures=True)
 
 

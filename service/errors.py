@@ -2,7 +2,8 @@
 
     ServiceError
     ├── BadRequestError              400  empty_body, invalid_parameter, model_required, idempotency_key_required
-    ├── ForbiddenError               403  foreign_origin, unknown_host, not_allowed
+    ├── UnauthenticatedError         401  unauthenticated
+    ├── ForbiddenError               403  foreign_origin, unknown_host, not_allowed, missing_scope
     ├── UnknownModelError            404  unknown_model
     ├── UnknownJobError              404  unknown_job
     ├── NotFoundError                404  not_found
@@ -10,6 +11,7 @@
     ├── NothingToRollBackError       409  nothing_to_roll_back
     ├── PreconditionFailedError      412  precondition_failed
     ├── TooLateError                 409  too_late
+    ├── MethodNotAllowedError        405  method_not_allowed
     ├── BodyTooLargeError            413  body_too_large
     ├── UnsupportedMediaTypeError    415  unsupported_media_type
     ├── DisconnectedError            499  disconnected (nobody reads it)
@@ -17,9 +19,11 @@
     ├── InvalidDatasetError          422  invalid_dataset
     ├── IdempotencyKeyReusedError    422  idempotency_key_reused
     ├── QueueFullError               429  queue_full
+    ├── RateLimitedError             429  rate_limited
     ├── NotReadyError                503  not_ready
     ├── NoSupervisorError            503  no_supervisor
     ├── JobsUnreadableError          503  jobs_unreadable
+    ├── NotAuditedError              503  not_audited
     ├── DeadlineExceededError        504  deadline_exceeded
     └── ModelLoadError               (never answered) a version may not serve
 
@@ -42,11 +46,12 @@ PROBLEM_TYPE = "application/problem+json"
 
 
 class ServiceError(Exception):
-    """Base of what the service answers on purpose. `retry_after_s` becomes the `Retry-After` header."""
+    """Base of what the service answers on purpose. `retry_after_s` becomes the `Retry-After` header, beside `headers`."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class BadRequestError(ServiceError):
@@ -74,6 +79,14 @@ class IdempotencyKeyRequiredError(BadRequestError):
     code = "idempotency_key_required"
 
 
+class UnauthenticatedError(ServiceError):
+    """A key is needed, and none that is known here was shown."""
+
+    status = 401
+    code = "unauthenticated"
+    headers = (("www-authenticate", 'Bearer realm="candor"'),)
+
+
 class ForbiddenError(ServiceError):
     """A page of another site asks through somebody's browser."""
 
@@ -88,9 +101,15 @@ class UnknownHostError(ForbiddenError):
 
 
 class NotAllowedError(ForbiddenError):
-    """The service can be reached from other machines and was not told that this is meant."""
+    """The service can be reached from other machines, has no keys, and was not told that this is to be open."""
 
     code = "not_allowed"
+
+
+class MissingScopeError(ForbiddenError):
+    """The key that was shown may do other things."""
+
+    code = "missing_scope"
 
 
 class UnknownModelError(ServiceError):
@@ -140,6 +159,18 @@ class TooLateError(ServiceError):
 
     status = 409
     code = "too_late"
+
+
+class MethodNotAllowedError(ServiceError):
+    """The route is known, and has no such method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: tuple[str, ...] = ()) -> None:
+        """Say which methods it has, in `Allow`."""
+        super().__init__(message)
+        self.headers = (("allow", ", ".join(allowed)),)
 
 
 class BodyTooLargeError(ServiceError):
@@ -192,6 +223,18 @@ class QueueFullError(ServiceError):
     retry_after_s = 1
 
 
+class RateLimitedError(ServiceError):
+    """The key changed more in the last minute than any key may."""
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        """Say when to try again."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class NotReadyError(ServiceError):
     """The model is known and not loaded yet, or could not be loaded."""
 
@@ -216,6 +259,14 @@ class JobsUnreadableError(ServiceError):
     retry_after_s = 5
 
 
+class NotAuditedError(ServiceError):
+    """What changes something is on the audit log or does not happen, and the log cannot be written."""
+
+    status = 503
+    code = "not_audited"
+    retry_after_s = 30
+
+
 class DeadlineExceededError(ServiceError):
     """The answer would have come too late."""
 
@@ -236,6 +287,7 @@ class Problem:
     code: str
     detail: str
     retry_after_s: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
     def body(self) -> dict[str, object]:
         """The members of the JSON object."""
@@ -244,7 +296,9 @@ class Problem:
 
     def response(self) -> Response:
         """The HTTP answer."""
-        headers = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        headers = dict(self.headers)
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
         return Response(to_json(self.body()), self.status, headers, PROBLEM_TYPE)
 
 
@@ -258,6 +312,7 @@ _IMAGE_ERRORS: dict[type[contract.ImageError], tuple[int, str]] = {
 # What Starlette, FastAPI and BentoML answer by themselves becomes a problem with one of these codes.
 CODE_OF_STATUS = {
     400: "invalid_parameter",
+    401: "unauthenticated",
     403: "foreign_origin",
     404: "not_found",
     405: "method_not_allowed",
@@ -273,7 +328,7 @@ CODE_OF_STATUS = {
 def problem_of(error: BaseException) -> Problem:
     """Say an exception as a problem. What nobody expected is a 500 that reveals nothing."""
     if isinstance(error, ServiceError):
-        return Problem(error.status, error.code, str(error), error.retry_after_s)
+        return Problem(error.status, error.code, str(error), error.retry_after_s, error.headers)
     if isinstance(error, contract.ImageError):
         status, code = _IMAGE_ERRORS[type(error)]
         return Problem(status, code, str(error))

@@ -1,7 +1,7 @@
-"""One ASGI layer over every route: who may ask, request ids, one form of error, request metrics.
+"""One ASGI layer over every route: who may ask, request ids, one form of error, request metrics, the audit log.
 
 Whatever answers below, BentoML's own routes included: every answer has `X-Request-Id`, and every status of 400 and over
-is `application/problem+json`.
+is `application/problem+json`. Who may ask is `admission`, and is decided before any byte of a body is read.
 """
 
 from __future__ import annotations
@@ -11,61 +11,60 @@ import re
 import time
 import uuid
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from service.errors import (
-    PROBLEM_TYPE,
-    ForbiddenError,
-    NotAllowedError,
-    ServiceError,
-    UnknownHostError,
-    problem_of,
-    problem_of_status,
-)
-from service.logs import request_id
-from service.settings import is_loopback
+from service import access
+from service.audit import Entry
+from service.errors import PROBLEM_TYPE, NotAuditedError, ServiceError, problem_of, problem_of_status
+from service.logs import key_id, request_id
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from service.access import Access
     from service.budget import Budget
-    from service.engine import EngineRef
+    from service.engine import Engine, EngineRef
 
 logger = logging.getLogger("candor.guard")
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
 _HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 UNMATCHED = "unmatched"
-_PROBES = frozenset({"/livez", "/readyz", "/healthz"})
 
 
 class Guard:
     """See the module."""
 
-    def __init__(self, app: ASGIApp, engine: EngineRef, routes: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, engine: EngineRef) -> None:
         """Wrap an application.
 
         Args:
             app: What answers.
             engine: Where settings and metrics will be.
-            routes: Paths without parameters, which are their own templates; others are found by the router.
         """
         self._app = app
         self._engine = engine
-        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-            return
-        answer = _Answer(scope, send)
-        request_id.set(answer.request_id.decode())
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
+            # There is no route for a WebSocket; one that others bring along is not to go round the table.
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         engine = self._engine.get()
-        metrics, body = engine.metrics, _Body(receive, engine.budget)
+        found = access.find(scope["method"], scope["path"])
+        entry = Entry(engine.audit, found, _client(scope)) if found is not None and found.is_mutation else None
+        answer = _Answer(scope, send, entry)
+        request_id.set(answer.request_id.decode())
+        key_id.set(None)
+        body = _Body(receive, engine.budget)
         started = time.perf_counter()
-        metrics.in_flight.inc()
+        engine.metrics.in_flight.inc()
         try:
-            self._admit(scope)
+            await self._admit(engine, scope, found, entry)
             await self._app(scope, body.receive, answer.send)
         except ServiceError as err:
             await answer.replace(problem_of(err).response())
@@ -75,42 +74,26 @@ class Guard:
                 raise
             await answer.replace(problem_of(err).response())
         finally:
+            if entry is not None:
+                entry.abandon()
             body.give_back()
-            metrics.in_flight.dec()
-            route = self._route(scope)
+            engine.metrics.in_flight.dec()
+            # From the table: a path from the caller is never a label.
+            route = UNMATCHED if found is None else found.template
             method = scope["method"] if scope["method"] in _HTTP_METHODS else "other"
-            metrics.requests.labels(route, method, str(answer.status)).inc()
-            metrics.request_duration.labels(route).observe(time.perf_counter() - started)
+            engine.metrics.requests.labels(route, method, str(answer.status)).inc()
+            engine.metrics.request_duration.labels(route).observe(time.perf_counter() - started)
 
-    def _admit(self, scope: Scope) -> None:
-        """Refuse what a page of another site makes a browser ask of a service that only this machine should reach.
-
-        Raises:
-            UnknownHostError: If the service listens on loopback and `Host` names something else.
-            ForbiddenError: If `Origin` is another site's.
-        """
-        headers = dict(scope["headers"])
-        host = _host(b"//" + headers.get(b"host", b""))
-        settings = self._engine.get().settings
-        allowed = settings.allowed_hosts
-        server = scope.get("server")
-        if server and is_loopback(str(server[0])):
-            if not (is_loopback(host) or host in allowed):
-                raise UnknownHostError(f"host {host!r:.80} is not this service; allow it with CANDOR_ALLOWED_HOSTS")
-        elif settings.allow_unauthenticated is None and scope["path"] not in _PROBES:
-            # `python -m service` does not listen here without it; `bentoml serve` binds every address by default.
-            raise NotAllowedError("there are no keys, and this address is not loopback; set CANDOR_ALLOW_UNAUTHENTICATED=predict")
-        if b"origin" in headers:
-            origin = urlsplit(headers[b"origin"].decode("latin-1"))
-            if origin.netloc != headers.get(b"host", b"").decode("latin-1") and origin.hostname not in allowed:
-                raise ForbiddenError(f"origin {origin.geturl()!r:.80} may not ask; allow it with CANDOR_ALLOWED_HOSTS")
-
-    def _route(self, scope: Scope) -> str:
-        """The route's template, from a closed set: a path from the caller is never a label."""
-        if scope["path"] in self._routes:
-            return str(scope["path"])
-        template = getattr(scope.get("route"), "path", None)
-        return template if isinstance(template, str) and "{" in template else UNMATCHED
+    async def _admit(self, engine: Engine, scope: Scope, found: Access | None, entry: Entry | None) -> None:
+        """Let a request through, or raise why not; what may change something, only if it can be audited."""
+        try:
+            engine.admission.admit(scope, found)
+        except ServiceError:
+            if entry is not None:
+                entry.is_refused = True
+            raise
+        if entry is not None:
+            await entry.check()
 
 
 class _Body:
@@ -139,9 +122,9 @@ class _Body:
 
 
 class _Answer:
-    """What is sent, with the request id on it, and with every error in one form."""
+    """What is sent, with the request id on it, with every error in one form, and not before it is audited."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, entry: Entry | None) -> None:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         self.request_id: bytes = given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
         self.status = 500
@@ -149,6 +132,7 @@ class _Answer:
         self._is_replaced = False
         self._scope = scope
         self._send = send
+        self._entry = entry
 
     async def send(self, message: Message) -> None:
         """Pass a message on; an error that is no problem yet becomes one."""
@@ -179,15 +163,21 @@ class _Answer:
         await response(self._scope, nothing, forward)
 
     async def _start(self, message: Message) -> None:
+        if self._entry is not None and self._entry.is_open:
+            try:
+                await self._entry.close(message["status"])
+            except NotAuditedError as err:
+                # A refusal stays one; a success that is on no record must not be believed.
+                if message["status"] < 400:
+                    self._is_replaced = True
+                    await self.replace(problem_of(err).response())
+                    return
         self.is_started = True
         self.status = message["status"]
         headers = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
         await self._send({**message, "headers": headers})
 
 
-def _host(value: bytes) -> str:
-    """The host name of an origin, or of `//host:port`; empty where there is none."""
-    try:
-        return urlsplit(value.decode("latin-1")).hostname or ""
-    except ValueError:
-        return ""
+def _client(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""

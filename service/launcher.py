@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from models.errors import SettingsError
 from service.jobs.process import try_lock
+from service.keys import read_keys
 from service.logs import EXIT_SETTINGS, configure
 from service.parent import FLAG
 from service.serving import serve
@@ -42,6 +43,8 @@ def main() -> int:
     """Run until TERM, and return the exit code."""
     try:
         settings = read_settings()
+        if settings.keys is not None:
+            read_keys(settings.keys)
     except SettingsError as err:
         sys.stderr.write(f"{err}\n")
         return EXIT_SETTINGS

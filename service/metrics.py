@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from models.manifest import Manifest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -69,6 +71,12 @@ class Metrics:
         )
         self.shed = Counter(
             "candor_shed", "Requests refused or given up, by reason: a refusal's code", ("reason",), registry=self.registry
+        )
+        self.auth_failures = Counter(
+            "candor_auth_failures",
+            "Requests refused for want of a right: no_key, unknown_key, missing_scope, or not_allowed where there are no keys",
+            ("reason",),
+            registry=self.registry,
         )
         self.model_info = Gauge(
             "candor_model_info",
@@ -153,3 +161,18 @@ class Metrics:
     def render(self) -> bytes:
         """All series in the text exposition format."""
         return generate_latest(self.registry)
+
+    def listen(self, host: str, port: int) -> Callable[[], None]:
+        """Answer a scrape on a port of its own, in a thread of its own, and return what ends that.
+
+        Raises:
+            OSError: If the port is taken.
+        """
+        server, thread = start_http_server(port, host, self.registry)
+
+        def close() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return close

@@ -26,8 +26,9 @@ class Settings(HomeSettings):
         default="all", description="all: serve and run jobs, restarting what dies; serve or jobs: only that, as containers do"
     )
     default_model: str | None = Field(default=None, description="what is meant where a request names no model")
+    keys: Path | None = Field(default=None, description="the file with the keys that callers show; without it there are none")
     allow_unauthenticated: Literal["predict"] | None = Field(
-        default=None, description="predict: listen beyond loopback without keys, for prediction only"
+        default=None, description="predict: without a key one may classify, explain and read models, also beyond loopback"
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="further names that Host and Origin may hold, with commas between"
@@ -41,6 +42,10 @@ class Settings(HomeSettings):
     queue_limit: int = Field(default=512, ge=1, description="images that may wait; more are refused")
     queue_bytes: int = Field(default=512 * 2**20, ge=1024, description="bytes of bodies that may be in memory at once")
     deadline_s: float = Field(default=30.0, gt=0, le=240, description="a request without an answer by then is given up")
+    mutations_per_minute: int = Field(default=120, ge=1, description="what a key may change in a minute; more is refused")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port that answers /metrics without a key, on the same address"
+    )
     follow_s: float = Field(default=0.5, gt=0, le=60, description="how often the registry's aliases are looked at")
     dataset_roots: Annotated[tuple[str, ...], NoDecode] = ()
     devices: int = Field(default=1, ge=1, le=64, description="jobs that may train at once, one on each device")
@@ -77,10 +82,10 @@ class Settings(HomeSettings):
 
     @model_validator(mode="after")
     def _refuse_open_bind(self) -> Settings:
-        if not is_loopback(self.host) and self.allow_unauthenticated is None:
+        if not is_loopback(self.host) and self.keys is None and self.allow_unauthenticated is None:
             raise ValueError(
-                f"HOST={self.host} is reachable from other machines and there are no keys; bind 127.0.0.1, or set "
-                f"{PREFIX}ALLOW_UNAUTHENTICATED=predict if something in front of it decides who may ask"
+                f"HOST={self.host} is reachable from other machines and there are no keys; bind 127.0.0.1, set {PREFIX}KEYS, or "
+                f"set {PREFIX}ALLOW_UNAUTHENTICATED=predict if something in front of it decides who may ask"
             )
         return self
 

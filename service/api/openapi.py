@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 from models.confidence.case import DEFAULT_LEVEL
 from service.api.classify import ClassifyAnswer
 from service.api.explain import ExplainAnswer
+from service.api.security import SCHEMES, needed, secure, statuses
 from service.calls import DEFAULT_NEIGHBORS, DEFAULT_TOP_K, MAX_LEVEL, MAX_NEIGHBORS, MAX_TOP_K, HeatmapForm
 
 if TYPE_CHECKING:
@@ -31,13 +32,15 @@ _MODEL = {"model": {"type": "string", "description": "name (its production versi
 _TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
 _PROBLEMS = {
     400: "`empty_body`, `invalid_parameter`, `model_required`",
-    403: "`foreign_origin`, `unknown_host`, `not_allowed`",
+    401: "`unauthenticated`, with WWW-Authenticate",
+    403: "`foreign_origin`, `unknown_host`, `not_allowed`, `missing_scope`",
     404: "`unknown_model`, `not_found`",
+    405: "`method_not_allowed`, with Allow",
     413: "`body_too_large`, `image_too_large`",
     415: "`unsupported_media_type`",
     422: "`unreadable_image`",
-    429: "`queue_full`, with Retry-After",
-    503: "`not_ready`, with Retry-After",
+    429: "`queue_full`, `rate_limited`, with Retry-After",
+    503: "`not_ready`, `not_audited`, with Retry-After",
     504: "`deadline_exceeded`, with Retry-After",
 }
 
@@ -70,6 +73,12 @@ def complete(app: FastAPI) -> dict[str, Any]:
         **document["paths"],
         **_probes(),
     }
+    document["components"]["securitySchemes"] = SCHEMES
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            need = needed(path, method)
+            secure(operation, need)
+            operation["responses"].update(problems(*statuses(need, method)))
     return document
 
 

@@ -61,6 +61,9 @@ def test_open_bind_without_keys_is_refused_unless_it_is_allowed(monkeypatch: pyt
         read_settings()
     monkeypatch.setenv("CANDOR_ALLOW_UNAUTHENTICATED", "predict")
     assert read_settings().host == host
+    monkeypatch.delenv("CANDOR_ALLOW_UNAUTHENTICATED")
+    monkeypatch.setenv("CANDOR_KEYS", "keys.json")
+    assert read_settings().host == host
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""`python -m service` serves; `python -m service keys …` makes, shows and revokes the keys that callers show."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from models.errors import SettingsError
+from service import launcher
+from service.access import SCOPES
+from service.keys import create_key, read_keys, revoke_key
+from service.settings import read_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from service.access import KeyScope
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.command is None:
+        return launcher.main()
+    try:
+        path = read_settings().keys
+        if path is None:
+            raise SettingsError("CANDOR_KEYS is not set; say which file holds the keys, such as CANDOR_KEYS=var/keys.json")
+        _COMMANDS[options.action](path, options)
+    except SettingsError as err:
+        sys.stderr.write(f"{err}\n")
+        return launcher.EXIT_SETTINGS
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m service", description="Serve; or look after the keys that callers show.")
+    commands = parser.add_subparsers(dest="command", metavar="keys")
+    keys = commands.add_parser("keys", help="make, show and revoke keys in the file that CANDOR_KEYS names")
+    actions = keys.add_subparsers(dest="action", required=True)
+    create = actions.add_parser("create", help="make a key; its token is shown once, on stdout")
+    create.add_argument("--scope", required=True, type=_scopes, help=f"what it may do, with commas between: {', '.join(SCOPES)}")
+    create.add_argument("--id", help="how it is called; default: by its first scope")
+    actions.add_parser("list", help="every key, its scopes, and when it was made")
+    actions.add_parser("revoke", help="take a key away; a running service follows within a second").add_argument("id")
+    return parser
+
+
+def _scopes(text: str) -> tuple[KeyScope, ...]:
+    given = {part.strip() for part in text.split(",") if part.strip()}
+    unknown = sorted(given.difference(SCOPES))
+    if unknown or not given:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'nothing'} is no scope, expected some of {', '.join(SCOPES)}")
+    return tuple(scope for scope in SCOPES if scope in given)
+
+
+def _create(path: Path, options: argparse.Namespace) -> None:
+    key, token = create_key(path, options.scope, options.id)
+    sys.stderr.write(f"key {key.id} may {', '.join(key.scopes)}; this is its token, which is not kept and not shown again:\n")
+    sys.stdout.write(f"{token}\n")
+
+
+def _list(path: Path, options: argparse.Namespace) -> None:
+    del options
+    for key in read_keys(path).keys:
+        sys.stdout.write(f"{key.id:24} {key.created:%Y-%m-%d %H:%M}  {','.join(key.scopes)}\n")
+
+
+def _revoke(path: Path, options: argparse.Namespace) -> None:
+    revoke_key(path, options.id)
+    sys.stdout.write(f"{options.id} is revoked\n")
+
+
+_COMMANDS = {"create": _create, "list": _list, "revoke": _revoke}
