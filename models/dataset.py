@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from models.layouts import Layout
     from models.recipe import Recipe, Task
+    from models.targets import Targets
 
 __all__ = ["SPLITS", "SPLIT_FOLDERS", "SUFFIXES", "Dataset", "Draw", "Item", "Leak", "Skipped", "Split", "Target", "scan"]
 
@@ -153,8 +154,7 @@ def scan(root: Path, recipe: Recipe, *, for_training: bool = True, known_digests
     Raises:
         DatasetError: If there are no images, or not enough to learn a difference from, or the labels contradict themselves.
     """
-    layout = _layout(root, recipe)
-    targets = read_targets(layout, recipe)
+    layout, targets = look(root, recipe)
     images = sorted(targets.images, key=lambda image: image.path)
     given = frozenset(image.split for image in images if image.split is not None)
     _require_all_given(layout, given, [image.path for image in images if image.split is None])
@@ -178,6 +178,16 @@ def scan(root: Path, recipe: Recipe, *, for_training: bool = True, known_digests
     dataset = found.together({})
     dataset.require_training()
     return dataset
+
+
+def look(root: Path, recipe: Recipe) -> tuple[Layout, Targets]:
+    """What is to be learnt of which files, by their names and tables alone: no image is opened.
+
+    Raises:
+        DatasetError: If there are no images, or the labels contradict themselves.
+    """
+    layout = _layout(root, recipe)
+    return layout, read_targets(layout, recipe)
 
 
 def _layout(root: Path, recipe: Recipe) -> Layout:
@@ -206,9 +216,3 @@ def _digests(paths: Sequence[Path]) -> list[str]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check(roots, recipe):
-    """STUB."""
-    for root in roots:
-        scan(root, recipe)

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.dataset import Dataset, Draw, scan
+from models.dataset import Dataset, Draw, look, scan
 from models.errors import DatasetError
 from models.layouts import walk
 from models.targets import require_spread
@@ -47,6 +47,24 @@ def scan_all(roots: Sequence[Path], recipe: Recipe) -> Dataset:
     dataset = merged.together({})
     dataset.require_training()
     return dataset
+
+
+def check(roots: Sequence[Path], recipe: Recipe) -> None:
+    """Refuse what `scan_all` would refuse by names and tables alone; no image is opened, so it takes no time to speak of.
+
+    Raises:
+        DatasetError: As `scan_all`.
+    """
+    if len(roots) == 1:
+        layout, targets = look(roots[0], recipe)
+        targets.require_difference(layout)
+        return
+    found = [look(root, _for(root, recipe))[1] for root in dict.fromkeys(roots)]
+    if len(tasks := {targets.task for targets in found}) > 1:
+        raise DatasetError(f"the data sets are {' and '.join(sorted(tasks))} data; pass task= to say which it is")
+    labels = {label for targets in found for label in targets.labels}
+    if found[0].task == "single_label" and len(labels) < 2:
+        raise DatasetError(f"the data sets have together only {sorted(labels)}; expected two labels")
 
 
 def _for(root: Path, recipe: Recipe) -> Recipe:

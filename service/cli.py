@@ -10,6 +10,7 @@ from models.errors import SettingsError
 from service import launcher
 from service.access import SCOPES
 from service.keys import create_key, read_keys, revoke_key
+from service.logs import EXIT_SETTINGS
 from service.settings import read_settings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         _COMMANDS[options.action](path, options)
     except SettingsError as err:
         sys.stderr.write(f"{err}\n")
-        return launcher.EXIT_SETTINGS
+        return EXIT_SETTINGS
     return 0
 
 

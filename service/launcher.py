@@ -7,6 +7,7 @@ container somebody outside starts again.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import signal
@@ -21,7 +22,6 @@ from service.jobs.process import try_lock
 from service.keys import read_keys
 from service.logs import EXIT_SETTINGS, configure
 from service.parent import FLAG
-from service.serving import serve
 from service.settings import read_settings
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def main() -> int:
         return EXIT_SETTINGS
     configure()
     if settings.run == "serve":
-        return serve(settings)
+        # Only here: the launcher of two processes needs no server in its own memory.
+        return int(importlib.import_module("service.serving").serve(settings))
     lock = try_lock(settings.home / "lock")
     if lock is None:
         sys.stderr.write(

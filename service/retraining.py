@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from models.dataset import check
 from models.errors import ContractError, DatasetError, RecipeError, describe
 from models.errors import UnknownModelError as NoSuchModelError
 from models.manifest import NAME_PATTERN
+from models.merging import check
 from models.recipe import Recipe
 from models.registry import parse_reference
 from service.datasets import locate
@@ -27,8 +27,6 @@ from service.inputs import bounded_body
 from service.jobs.schema import JobSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from starlette.requests import Request
 
     from models.dataset_store import DatasetStore
@@ -109,7 +107,7 @@ def _idempotency_key(header: str | None, field: str | None) -> str:
     return key
 
 
-def understand(asked: RetrainRequest, registry: Registry, datasets: DatasetStore, roots: tuple[Path, ...]) -> JobSpec:
+def understand(asked: RetrainRequest, registry: Registry, datasets: DatasetStore, roots: tuple[str, ...]) -> JobSpec:
     """Check all that can be known before a job is made. Reads names of files, and no images.
 
     Raises:

@@ -64,13 +64,13 @@ def main() -> int:
 def build_supervisor(settings: Settings, store: JobStore) -> Supervisor:
     """Put the parts together."""
     registry = Registry(settings.registry_root)
-    datasets = DatasetStore(settings.datasets_root)
+    datasets = DatasetStore(settings.datasets_root.absolute())
     limits = Limits(settings.devices, settings.job_priority, settings.job_threads, settings.job_memory_bytes)
     patience = Patience(settings.job_deadline_s, settings.job_heartbeat_s)
     return Supervisor(
-        Desk(store, settings.home, registry),
-        settings.jobs_root,
-        SubprocessTrainer(limits),
+        Desk(store, settings.home.absolute(), registry),
+        settings.jobs_root.absolute(),
+        SubprocessTrainer(limits, settings.home, settings.registry_root),
         Rules(settings.devices, patience, settings.job_attempts, settings.jobs_keep),
         lambda reference: locate(reference, datasets, settings.dataset_roots),
     )

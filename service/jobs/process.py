@@ -97,7 +97,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _pids() -> Sequence[int]:
-    return [int(entry) for entry in os.listdir(_PROC) if entry.isdecimal()]
+    return [int(path.name) for path in _PROC.iterdir() if path.name.isdecimal()]
 
 
 def _stat(pid: int) -> list[str]:

@@ -64,9 +64,13 @@ class Limits:
 class SubprocessTrainer:
     """Trains on this machine."""
 
-    def __init__(self, limits: Limits, command: Sequence[str] = (sys.executable, "-m", "training")) -> None:
-        """Take the limits; `command` is what the arguments are given to."""
+    def __init__(
+        self, limits: Limits, home: Path, registry: Path, command: Sequence[str] = (sys.executable, "-m", "training")
+    ) -> None:
+        """Take the limits and the places to work in; `command` is what the arguments are given to."""
         self._limits = limits
+        # Whole paths: the trainer runs in another folder than whoever named these.
+        self._places = {"CANDOR_HOME": str(home.absolute()), "CANDOR_REGISTRY": str(registry.absolute())}
         self._command = command
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._ooms: dict[int, int] = {}
@@ -74,6 +78,7 @@ class SubprocessTrainer:
     def start(self, arguments: Sequence[str], log: Path, device: int, lock: int) -> Process:
         """See `Trainer`."""
         ooms = _oom_kills()
+        self._children = {pid: child for pid, child in self._children.items() if child.poll() is None}
         with log.open("ab") as said:
             child = subprocess.Popen(
                 [*self._command, *arguments],
@@ -109,7 +114,7 @@ class SubprocessTrainer:
         mine = {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         if self._limits.devices > 1:
             mine["CUDA_VISIBLE_DEVICES"] = str(device)
-        return {**{key: value for key, value in given.items() if key != "OPENBLAS_NUM_THREADS"}, **mine}
+        return {**{key: value for key, value in given.items() if key != "OPENBLAS_NUM_THREADS"}, **self._places, **mine}
 
     def _limit(self, pid: int) -> None:
         """From outside, right after its start: it has no thread yet that would not inherit these."""

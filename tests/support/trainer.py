@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+from models.gate_report import Check, GateReport
+from models.manifest import Manifest
 from models.registry import Registry
 from models.settings import read_home_settings
-from tests.support.tiny import colours, tiny_manifest, write_tiny
 
 EPOCHS = 4
 FAULT = os.environ.get("TRAINER_FAULT", "")
@@ -83,7 +84,8 @@ def train(options: argparse.Namespace, registry: Registry) -> int:
             time.sleep(EPOCH_S)
             if FAULT == "crash" or (FAULT == "crash once" and not (run / "crashed").exists()):
                 (run / "crashed").touch()
-                print("about to die", flush=True)
+                sys.stdout.write("about to die\n")
+                sys.stdout.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
             checkpoint.write_text(str(epoch + 1))
             tell("epoch", epoch=epoch + 1, loss=1.0 / (epoch + 1), seconds=EPOCH_S)
@@ -95,13 +97,34 @@ def train(options: argparse.Namespace, registry: Registry) -> int:
         return 75
     version = registry.find_run(options.name, options.run)
     if version is None:
-        folder = run / "artifact"
-        write_tiny(folder, colours(12.0 + len(registry.versions(options.name))))
-        manifest = tiny_manifest(options.name, colours()).model_copy(update={"run": options.run})
-        version = registry.publish(folder, manifest, first_is_production=False).version
+        # Made beforehand, since who makes it takes seconds to be imported.
+        home = read_home_settings().home
+        card = Manifest.parse((home / "manifest.json").read_bytes()).model_copy(update={"run": options.run})
+        version = registry.publish(home / "artifact", card, first_is_production=False).version
         registry.nominate(options.name, version)
     tell("published", version=version)
     return 0
+
+
+def report(name: str, version: int, registry: Registry) -> GateReport:
+    """Says what was asked for: `TRAINER_FAULT=worse` rejects."""
+    is_worse = FAULT == "worse"
+    sentence = "accuracy 0.41, and production has 0.88"
+    check = Check(
+        name="accuracy", passed=not is_worse, is_required=True, candidate=0.41, production=0.88, bound=None, sentence=sentence
+    )
+    return GateReport(
+        schema_version=1,
+        name=name,
+        candidate=version,
+        production=registry.aliases(name).production,
+        verdict="reject" if is_worse else "promote",
+        at=datetime.now(UTC),
+        holdout_sha256=None,
+        images=100,
+        checks=(check,),
+        reasons=(sentence,) if is_worse else (),
+    )
 
 
 def judge(options: argparse.Namespace, registry: Registry) -> int:
@@ -109,7 +132,7 @@ def judge(options: argparse.Namespace, registry: Registry) -> int:
     if FAULT == "gate crashes":
         return 70
     name, version = options.reference.split(":")
-    options.out.write_bytes(report(name, int(version), registry))
+    options.out.write_bytes(report(name, int(version), registry).to_bytes())
     return 0
 
 
