@@ -34,6 +34,11 @@ class HomeSettings(BaseSettings):
         return self.home / "runs"
 
     @property
+    def datasets_root(self) -> Path:
+        """Where data sets are kept."""
+        return self.home / "datasets"
+
+    @property
     def cache_root(self) -> Path:
         """What can be made again: unpacked archives, arrays that do not fit in memory."""
         return self.home / "cache"

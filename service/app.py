@@ -8,6 +8,7 @@ import bentoml
 
 from service.api.app import build_app
 from service.api.classify import answer_classify
+from service.api.datasets import is_upload
 from service.api.explain import answer_explain
 from service.bento import SERVICE_OPTIONS, classify_input, explain_input
 from service.engine import Engine, EngineRef
@@ -22,6 +23,7 @@ ROUTES = frozenset(
         "/classify",
         "/explain-confidence",
         "/models",
+        "/datasets",
         "/metrics",
         "/docs",
         "/openapi.json",
@@ -79,5 +81,7 @@ class Classifier:
 
 
 Classifier.add_asgi_middleware(  # type: ignore[attr-defined]
-    Guard, engine=engine, routes=ROUTES
+    Guard, engine=engine, routes=ROUTES, is_streamed=is_upload
 )
+# BentoML's timer gives any request as long as `TIMEOUT_S` to its first answer, and a large upload takes longer.
+uploads = Guard(_app, engine=engine, routes=ROUTES, is_streamed=is_upload)

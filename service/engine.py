@@ -9,10 +9,12 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from models.dataset_store import DatasetStore
 from models.preprocess import Limits
 from models.registry import Registry
 from service.budget import Budget
 from service.cores import available_cores
+from service.datasets import Datasets
 from service.decode import Decoder
 from service.inputs import BodyLimits
 from service.metrics import Metrics
@@ -41,11 +43,13 @@ class Engine:
         self.decoder = Decoder(max(2, cores), limits, self.metrics)
         self.predictor = Predictor(self.decoder, Bounds(settings.queue_limit, settings.deadline_s), self.metrics)
         self.body_limits = BodyLimits(settings.max_body_bytes, settings.max_json_bytes, settings.max_images)
+        self.datasets = Datasets(DatasetStore(settings.datasets_root), settings.max_dataset_bytes)
         self.budget = Budget(settings.queue_bytes)
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to follow the registry; the service is ready when `slots.is_ready` says so."""
+        self.datasets.start()
         self._following = asyncio.get_running_loop().create_task(self.slots.follow())
 
     @property
@@ -60,6 +64,7 @@ class Engine:
             await asyncio.gather(self._following, return_exceptions=True)
         await self.slots.close()
         await asyncio.to_thread(self.decoder.close)
+        self.datasets.close()
         self._lanes.shutdown(wait=False, cancel_futures=True)
 
 

@@ -4,13 +4,18 @@
     ├── BadRequestError              400  empty_body, invalid_parameter, model_required
     ├── ForbiddenError               403  foreign_origin, unknown_host, not_allowed
     ├── UnknownModelError            404  unknown_model
+    ├── UnknownDatasetError          404  unknown_dataset
     ├── NotFoundError                404  not_found
+    ├── StalledError                 408  upload_stalled
+    ├── InUseError                   409  in_use
     ├── BodyTooLargeError            413  body_too_large
     ├── UnsupportedMediaTypeError    415  unsupported_media_type
+    ├── InvalidDatasetError          422  invalid_dataset
     ├── DisconnectedError            499  disconnected (nobody reads it)
     ├── QueueFullError               429  queue_full
     ├── NotReadyError                503  not_ready
     ├── DeadlineExceededError        504  deadline_exceeded
+    ├── NoSpaceError                 507  no_space
     └── ModelLoadError               (never answered) a version may not serve
 
 The codes are contract; the sentences are not. Errors of `models` about images are the caller's and get theirs here too.
@@ -84,11 +89,32 @@ class UnknownModelError(ServiceError):
     code = "unknown_model"
 
 
+class UnknownDatasetError(ServiceError):
+    """No such data set is kept."""
+
+    status = 404
+    code = "unknown_dataset"
+
+
 class NotFoundError(ServiceError):
     """The model is known, and has no such thing."""
 
     status = 404
     code = "not_found"
+
+
+class StalledError(ServiceError):
+    """Nothing more came of an upload, and its end had not come either."""
+
+    status = 408
+    code = "upload_stalled"
+
+
+class InUseError(ServiceError):
+    """A job needs what should be deleted."""
+
+    status = 409
+    code = "in_use"
 
 
 class BodyTooLargeError(ServiceError):
@@ -103,6 +129,13 @@ class UnsupportedMediaTypeError(ServiceError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class InvalidDatasetError(ServiceError):
+    """What was uploaded is refused, or nothing could be trained on it."""
+
+    status = 422
+    code = "invalid_dataset"
 
 
 class DisconnectedError(ServiceError):
@@ -134,6 +167,13 @@ class DeadlineExceededError(ServiceError):
     status = 504
     code = "deadline_exceeded"
     retry_after_s = 1
+
+
+class NoSpaceError(ServiceError):
+    """The disk is full; nothing was kept of what did not fit."""
+
+    status = 507
+    code = "no_space"
 
 
 class ModelLoadError(Exception):

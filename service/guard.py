@@ -26,6 +26,8 @@ from service.logs import request_id
 from service.settings import is_loopback
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from service.budget import Budget
@@ -38,20 +40,28 @@ UNMATCHED = "unmatched"
 _PROBES = frozenset({"/livez", "/readyz", "/healthz"})
 
 
+def _never(_: Scope) -> bool:
+    return False
+
+
 class Guard:
     """See the module."""
 
-    def __init__(self, app: ASGIApp, engine: EngineRef, routes: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, engine: EngineRef, routes: frozenset[str], is_streamed: Callable[[Scope], bool] = _never
+    ) -> None:
         """Wrap an application.
 
         Args:
             app: What answers.
             engine: Where settings and metrics will be.
             routes: Paths without parameters, which are their own templates; others are found by the router.
+            is_streamed: Whether a request's body is never in memory as a whole, and so is not counted there.
         """
         self._app = app
         self._engine = engine
         self._routes = routes
+        self._is_streamed = is_streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -61,7 +71,7 @@ class Guard:
         answer = _Answer(scope, send)
         request_id.set(answer.request_id.decode())
         engine = self._engine.get()
-        metrics, body = engine.metrics, _Body(receive, engine.budget)
+        metrics, body = engine.metrics, _Body(receive, None if self._is_streamed(scope) else engine.budget)
         started = time.perf_counter()
         metrics.in_flight.inc()
         try:
@@ -114,9 +124,9 @@ class Guard:
 
 
 class _Body:
-    """What is received, counted against the bytes that may be in memory until the answer is given."""
+    """What is received, counted against the bytes that may be in memory until the answer is given, where there is a budget."""
 
-    def __init__(self, receive: Receive, budget: Budget) -> None:
+    def __init__(self, receive: Receive, budget: Budget | None) -> None:
         self._receive = receive
         self._budget = budget
         self._taken = 0
@@ -128,14 +138,16 @@ class _Body:
             QueueFullError: If the bodies of all requests together grow too large.
         """
         message = await self._receive()
-        count = len(message.get("body", b""))
-        self._budget.take(count)
-        self._taken += count
+        if self._budget is not None:
+            count = len(message.get("body", b""))
+            self._budget.take(count)
+            self._taken += count
         return message
 
     def give_back(self) -> None:
         """The request is answered."""
-        self._budget.give_back(self._taken)
+        if self._budget is not None:
+            self._budget.give_back(self._taken)
 
 
 class _Answer:
