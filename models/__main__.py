@@ -1,19 +1,27 @@
-"""`python -m models`: look at the registry and move its aliases.
+"""`python -m models`: look at the registry and move its aliases; keep a data set.
 
-Exit 0; 2 when what was asked for cannot be done, with one sentence on stderr.
+Exit 0; 2 when what was asked for cannot be done, 65 when data is refused, 74 when the disk is full; with one sentence on
+stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from pathlib import Path
 
 from models import artifact
-from models.errors import ContractError
+from models.dataset_store import DatasetStore
+from models.errors import ContractError, DatasetError, NoSpaceError
 from models.manifest import summary
 from models.registry import Registry, parse_reference
 from models.settings import read_home_settings
+
+EXIT_REFUSED, EXIT_FULL = os.EX_DATAERR, os.EX_IOERR
+_EXITS: dict[type[Exception], int] = {DatasetError: EXIT_REFUSED, NoSpaceError: EXIT_FULL}
+_BACKGROUND = 5
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         _COMMANDS[options.command](registry, options)
     except (ContractError, OSError) as err:
         sys.stderr.write(f"{err}\n")
-        return 2
+        return _EXITS.get(type(err), 2)
     return 0
 
 
@@ -41,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         commands.add_parser(command, help=text).add_argument("reference", metavar="NAME:N")
     commands.add_parser("rollback", help="point production at the version before it").add_argument("name")
+    put = commands.add_parser("put-dataset", help="keep a folder or a zip of images, and say what is in it, as JSON")
+    put.add_argument("source", metavar="FOLDER|ZIP", type=Path)
+    put.add_argument("--name", required=True)
+    put.add_argument("--into", type=Path, help="where data sets are kept; default: datasets in CANDOR_HOME")
+    put.add_argument("--origin", default="this machine", help="where it comes from, for its card")
+    put.add_argument("--background", action="store_true", help="leave the cores to whoever else wants them")
     return parser
 
 
@@ -101,7 +115,23 @@ def _rollback(registry: Registry, options: argparse.Namespace) -> None:
     sys.stdout.write(f"{options.name}: production is {after.production} (was {before})\n")
 
 
-_COMMANDS = {"list": _list, "show": _show, "verify": _verify, "promote": _promote, "rollback": _rollback}
+def _put_dataset(_: Registry, options: argparse.Namespace) -> None:
+    """The last line of stdout is the card, and whether it is of a new version."""
+    if options.background:
+        os.nice(_BACKGROUND)
+    store = DatasetStore(options.into or read_home_settings().datasets_root)
+    stored = store.put(options.source, options.name, origin=options.origin)
+    sys.stdout.write(json.dumps({"is_new": stored.is_new, "card": stored.card.model_dump(mode="json")}) + "\n")
+
+
+_COMMANDS = {
+    "list": _list,
+    "show": _show,
+    "verify": _verify,
+    "promote": _promote,
+    "rollback": _rollback,
+    "put-dataset": _put_dataset,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,7 +27,7 @@ from models.manifest import NAME_PATTERN
 from models.staging import discard, full_disk, work_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 FILES = "files"
 _REFERENCE = re.compile(rf"({NAME_PATTERN[1:-1]})(?:@({VERSION_PATTERN[1:-1]}))?")
@@ -127,15 +127,11 @@ class DatasetStore:
 
     def versions(self, name: str) -> list[StoredDataset]:
         """All versions of `name`, what was put last first; those whose card is not valid are left out."""
-        found: list[StoredDataset] = []
-        for folder in self._versions(name):
-            with contextlib.suppress(ManifestError, UnknownDatasetError):
-                found.append(StoredDataset(_read(folder), folder))
-        return found
+        return list(self._valid(name))
 
     def newest(self) -> list[StoredDataset]:
         """Of each name what was put last, in that order. Reads cards, and no files."""
-        newest = [versions[0] for name in self.names() if (versions := self.versions(name))]
+        newest = [stored for name in self.names() if (stored := next(self._valid(name), None)) is not None]
         return sorted(newest, key=lambda one: _put_at(one.folder), reverse=True)
 
     def names(self) -> list[str]:
@@ -168,6 +164,11 @@ class DatasetStore:
         with contextlib.suppress(OSError):
             (self.root / name).rmdir()
         return [folder.name for folder in chosen]
+
+    def _valid(self, name: str) -> Iterator[StoredDataset]:
+        for folder in self._versions(name):
+            with contextlib.suppress(ManifestError, UnknownDatasetError):
+                yield StoredDataset(_read(folder), folder)
 
     def _versions(self, name: str) -> list[Path]:
         """The folders of whole versions, what was put last first. A name that cannot be one has none, whatever it holds."""

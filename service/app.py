@@ -8,6 +8,7 @@ import bentoml
 
 from service.api.app import build_app
 from service.api.classify import answer_classify
+from service.api.datasets import is_upload
 from service.api.explain import answer_explain
 from service.api.retrain import answer_retrain
 from service.bento import SERVICE_OPTIONS, classify_input, explain_input, retrain_input
@@ -69,4 +70,6 @@ class Classifier:
         return self._parts.slots.is_ready
 
 
-Classifier.add_asgi_middleware(Guard, engine=engine)  # type: ignore[attr-defined]
+Classifier.add_asgi_middleware(Guard, engine=engine, is_streamed=is_upload)  # type: ignore[attr-defined]
+# BentoML's timer gives any request as long as `TIMEOUT_S` to its first answer, and a large upload takes longer.
+uploads = Guard(_app, engine=engine, is_streamed=is_upload)

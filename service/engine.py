@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,13 @@ from service.admission import Admission
 from service.audit import Audit
 from service.budget import Budget
 from service.cores import available_cores
+from service.datasets import Datasets, locate
 from service.decode import Decoder
+from service.errors import ServiceError
 from service.inputs import BodyLimits
 from service.jobs.place import JOBS, SUPERVISOR_LOCK
 from service.jobs.process import is_locked
+from service.jobs.schema import UNFINISHED
 from service.jobs.store import JobStore
 from service.keys import Keyring
 from service.metrics import Metrics
@@ -30,6 +34,7 @@ from service.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from service.settings import Settings
 
@@ -55,8 +60,8 @@ class Engine:
         self.decoder = Decoder(max(2, cores), limits, self.metrics)
         self.predictor = Predictor(self.decoder, Bounds(settings.queue_limit, settings.deadline_s), self.metrics)
         self.body_limits = BodyLimits(settings.max_body_bytes, settings.max_json_bytes, settings.max_images)
+        self.datasets = Datasets(DatasetStore(settings.datasets_root), settings.max_dataset_bytes, self._needed_by)
         self.budget = Budget(settings.queue_bytes)
-        self.datasets = DatasetStore(settings.datasets_root)
         self.jobs = JobStore(settings.jobs_root / JOBS)
         # Whether the service drains: who streams is to end.
         self.is_closing = False
@@ -70,6 +75,17 @@ class Engine:
         """Whether a process runs the jobs."""
         return is_locked(self.settings.jobs_root / SUPERVISOR_LOCK)
 
+    def _needed_by(self, data: Path) -> str | None:
+        """Which job has yet to train on a data set."""
+        if not self.jobs.exists:
+            return None
+        for job in self.jobs.find(UNFINISHED):
+            for reference in job.spec.dataset:
+                with contextlib.suppress(ServiceError):
+                    if locate(reference, self.datasets.store, self.settings.dataset_roots) == data:
+                        return f"job {job.id}"
+        return None
+
     def start(self) -> None:
         """Begin to follow the registry; the service is ready when `slots.is_ready` says so.
 
@@ -82,6 +98,7 @@ class Engine:
                 self._close_metrics = self.metrics.listen(host, port)
             except OSError as err:
                 raise SettingsError(f"CANDOR_METRICS_PORT={port} cannot be listened on ({err.strerror}); choose another") from err
+        self.datasets.start()
         self._following = asyncio.get_running_loop().create_task(self.slots.follow())
 
     @property
@@ -98,6 +115,7 @@ class Engine:
         await asyncio.to_thread(self.decoder.close)
         if self._close_metrics is not None:
             await asyncio.to_thread(self._close_metrics)
+        self.datasets.close()
         self._lanes.shutdown(wait=False, cancel_futures=True)
 
 

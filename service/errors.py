@@ -6,12 +6,15 @@
     ├── ForbiddenError               403  foreign_origin, unknown_host, not_allowed, missing_scope
     ├── UnknownModelError            404  unknown_model
     ├── UnknownJobError              404  unknown_job
-    ├── NotFoundError                404  not_found
     ├── ConflictError                409  conflict
     ├── NothingToRollBackError       409  nothing_to_roll_back
     ├── PreconditionFailedError      412  precondition_failed
     ├── TooLateError                 409  too_late
     ├── MethodNotAllowedError        405  method_not_allowed
+    ├── UnknownDatasetError          404  unknown_dataset
+    ├── NotFoundError                404  not_found
+    ├── StalledError                 408  upload_stalled
+    ├── InUseError                   409  in_use
     ├── BodyTooLargeError            413  body_too_large
     ├── UnsupportedMediaTypeError    415  unsupported_media_type
     ├── DisconnectedError            499  disconnected (nobody reads it)
@@ -25,6 +28,7 @@
     ├── JobsUnreadableError          503  jobs_unreadable
     ├── NotAuditedError              503  not_audited
     ├── DeadlineExceededError        504  deadline_exceeded
+    ├── NoSpaceError                 507  no_space
     └── ModelLoadError               (never answered) a version may not serve
 
 The codes are contract; the sentences are not. Errors of `models` about images are the caller's and get theirs here too.
@@ -126,6 +130,13 @@ class UnknownJobError(ServiceError):
     code = "unknown_job"
 
 
+class UnknownDatasetError(ServiceError):
+    """No such data set is kept."""
+
+    status = 404
+    code = "unknown_dataset"
+
+
 class NotFoundError(ServiceError):
     """The model is known, and has no such thing."""
 
@@ -173,6 +184,20 @@ class MethodNotAllowedError(ServiceError):
         self.headers = (("allow", ", ".join(allowed)),)
 
 
+class StalledError(ServiceError):
+    """Nothing more came of an upload, and its end had not come either."""
+
+    status = 408
+    code = "upload_stalled"
+
+
+class InUseError(ServiceError):
+    """A job needs what should be deleted."""
+
+    status = 409
+    code = "in_use"
+
+
 class BodyTooLargeError(ServiceError):
     """The body is over the limit; it was not read whole."""
 
@@ -187,18 +212,18 @@ class UnsupportedMediaTypeError(ServiceError):
     code = "unsupported_media_type"
 
 
+class InvalidDatasetError(ServiceError):
+    """What was uploaded is refused, or nothing could be trained on it."""
+
+    status = 422
+    code = "invalid_dataset"
+
+
 class DisconnectedError(ServiceError):
     """The caller hung up; nobody reads this answer. The status is nginx's, for the metrics."""
 
     status = 499
     code = "disconnected"
-
-
-class InvalidDatasetError(ServiceError):
-    """Nothing could be learnt from the data."""
-
-    status = 422
-    code = "invalid_dataset"
 
 
 class InvalidRecipeError(ServiceError):
@@ -273,6 +298,13 @@ class DeadlineExceededError(ServiceError):
     status = 504
     code = "deadline_exceeded"
     retry_after_s = 1
+
+
+class NoSpaceError(ServiceError):
+    """The disk is full; nothing was kept of what did not fit."""
+
+    status = 507
+    code = "no_space"
 
 
 class ModelLoadError(Exception):

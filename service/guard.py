@@ -18,6 +18,8 @@ from service.errors import PROBLEM_TYPE, NotAuditedError, ServiceError, problem_
 from service.logs import key_id, request_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from service.access import Access
@@ -33,15 +35,17 @@ UNMATCHED = "unmatched"
 class Guard:
     """See the module."""
 
-    def __init__(self, app: ASGIApp, engine: EngineRef) -> None:
+    def __init__(self, app: ASGIApp, engine: EngineRef, is_streamed: Callable[[Scope], bool]) -> None:
         """Wrap an application.
 
         Args:
             app: What answers.
             engine: Where settings and metrics will be.
+            is_streamed: Whether a request's body is never in memory as a whole, and so is not counted there.
         """
         self._app = app
         self._engine = engine
+        self._is_streamed = is_streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -60,7 +64,7 @@ class Guard:
         answer = _Answer(scope, send, entry)
         request_id.set(answer.request_id.decode())
         key_id.set(None)
-        body = _Body(receive, engine.budget)
+        body = _Body(receive, None if self._is_streamed(scope) else engine.budget)
         started = time.perf_counter()
         engine.metrics.in_flight.inc()
         try:
@@ -97,9 +101,9 @@ class Guard:
 
 
 class _Body:
-    """What is received, counted against the bytes that may be in memory until the answer is given."""
+    """What is received, counted against the bytes that may be in memory until the answer is given, where there is a budget."""
 
-    def __init__(self, receive: Receive, budget: Budget) -> None:
+    def __init__(self, receive: Receive, budget: Budget | None) -> None:
         self._receive = receive
         self._budget = budget
         self._taken = 0
@@ -111,14 +115,16 @@ class _Body:
             QueueFullError: If the bodies of all requests together grow too large.
         """
         message = await self._receive()
-        count = len(message.get("body", b""))
-        self._budget.take(count)
-        self._taken += count
+        if self._budget is not None:
+            count = len(message.get("body", b""))
+            self._budget.take(count)
+            self._taken += count
         return message
 
     def give_back(self) -> None:
         """The request is answered."""
-        self._budget.give_back(self._taken)
+        if self._budget is not None:
+            self._budget.give_back(self._taken)
 
 
 class _Answer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from models.errors import ContractError, DatasetError, RecipeError, describe
+from models.errors import ContractError, DatasetError, RecipeError, StoreError, describe
 from models.errors import UnknownModelError as NoSuchModelError
 from models.manifest import NAME_PATTERN
 from models.merging import check
@@ -27,6 +27,9 @@ from service.inputs import bounded_body
 from service.jobs.schema import JobSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from starlette.requests import Request
 
     from models.dataset_store import DatasetStore
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 1 << 20
 HEADER = "idempotency-key"
-START_FROM = ("pretrained", "production")
 
 
 def _listed(value: Any) -> Any:
@@ -107,7 +109,7 @@ def _idempotency_key(header: str | None, field: str | None) -> str:
     return key
 
 
-def understand(asked: RetrainRequest, registry: Registry, datasets: DatasetStore, roots: tuple[str, ...]) -> JobSpec:
+def understand(asked: RetrainRequest, registry: Registry, datasets: DatasetStore, roots: Sequence[Path]) -> JobSpec:
     """Check all that can be known before a job is made. Reads names of files, and no images.
 
     Raises:
@@ -120,31 +122,42 @@ def understand(asked: RetrainRequest, registry: Registry, datasets: DatasetStore
         recipe = Recipe.from_mapping(asked.recipe)
     except RecipeError as err:
         raise InvalidRecipeError(str(err)) from err
-    _check_start(asked, registry)
+    start_from = _pinned_start(asked, registry)
     try:
         check([locate(reference, datasets, roots) for reference in asked.dataset], recipe)
     except DatasetError as err:
         raise InvalidDatasetError(str(err)) from err
     return JobSpec(
         model=asked.model,
-        dataset=tuple(asked.dataset),
+        dataset=tuple(_pinned(reference, datasets) for reference in asked.dataset),
         recipe=recipe,
-        start_from=asked.start_from,
+        start_from=start_from,
         promote=asked.promote,
     )
 
 
-def _check_start(asked: RetrainRequest, registry: Registry) -> None:
+def _pinned(reference: str, datasets: DatasetStore) -> str:
+    """With the version that the name means now: what is put later is not what was asked for."""
     try:
-        if asked.start_from == "production":
-            registry.resolve(asked.model)
-        elif asked.start_from != "pretrained":
-            if parse_reference(asked.start_from)[1] is None:
-                raise BadRequestError(
-                    f"start_from is {asked.start_from!r:.80}; expected pretrained, production, or name:version with a number"
-                )
-            registry.resolve(asked.start_from)
+        card = datasets.resolve(reference).card
+    except StoreError:
+        # A folder, which has no versions.
+        return reference
+    return f"{card.name}@{card.version}"
+
+
+def _pinned_start(asked: RetrainRequest, registry: Registry) -> str:
+    """Where to start, with the version that is in production now."""
+    if asked.start_from == "pretrained":
+        return asked.start_from
+    try:
+        if asked.start_from != "production" and parse_reference(asked.start_from)[1] is None:
+            raise BadRequestError(
+                f"start_from is {asked.start_from!r:.80}; expected pretrained, production, or name:version with a number"
+            )
+        name, version = registry.resolve(asked.model if asked.start_from == "production" else asked.start_from)
     except NoSuchModelError as err:
         raise UnknownModelError(f"start_from: {err}") from err
     except ContractError as err:
         raise UnknownModelError(f"start_from: {asked.start_from} cannot be read") from err
+    return f"{name}:{version}"

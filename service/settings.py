@@ -34,6 +34,10 @@ class Settings(HomeSettings):
         default=(), description="further names that Host and Origin may hold, with commas between"
     )
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="a larger body is refused before it is read")
+    max_dataset_bytes: int = Field(default=20 * 2**30, ge=1024, description="the same for the zip of a data set, kept on disk")
+    dataset_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="folders below which data may be trained on where it lies, with commas between"
+    )
     max_json_bytes: int = Field(default=16 * 2**20, ge=1024, description="the same for a JSON body, which is parsed whole")
     max_images: int = Field(default=64, ge=1, le=4096, description="images a request may hold")
     max_image_pixels: int = Field(default=100_000_000, ge=1, le=100_000_000, description="pixels a header may declare")
@@ -47,7 +51,6 @@ class Settings(HomeSettings):
         default=None, ge=1, le=65535, description="port that answers /metrics without a key, on the same address"
     )
     follow_s: float = Field(default=0.5, gt=0, le=60, description="how often the registry's aliases are looked at")
-    dataset_roots: Annotated[tuple[str, ...], NoDecode] = ()
     devices: int = Field(default=1, ge=1, le=64, description="jobs that may train at once, one on each device")
     job_deadline_s: float = Field(default=86_400.0, gt=0, description="a job's attempt that takes longer is ended")
     job_heartbeat_s: float = Field(default=120.0, ge=3, description="a trainer that is silent for so long is taken for hung")
@@ -63,10 +66,18 @@ class Settings(HomeSettings):
         """Where jobs and their locks are."""
         return self.home / "jobs"
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "dataset_roots", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("dataset_roots")
+    @classmethod
+    def _require_absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if not root.is_absolute():
+                raise ValueError(f"{str(root)!r} is relative to wherever the service is started; expected folders from / on")
+        return roots
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Settings:

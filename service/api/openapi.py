@@ -34,18 +34,23 @@ _PROBLEMS = {
     400: "`empty_body`, `invalid_parameter`, `model_required`",
     401: "`unauthenticated`, with WWW-Authenticate",
     403: "`foreign_origin`, `unknown_host`, `not_allowed`, `missing_scope`",
-    404: "`unknown_model`, `not_found`",
+    404: "`unknown_model`, `unknown_dataset`, `unknown_job`, `not_found`",
     405: "`method_not_allowed`, with Allow",
+    408: "`upload_stalled`",
+    409: "`in_use`, `conflict`, `nothing_to_roll_back`, `too_late`",
+    412: "`precondition_failed`",
     413: "`body_too_large`, `image_too_large`",
     415: "`unsupported_media_type`",
-    422: "`unreadable_image`",
+    422: "`unreadable_image`, `invalid_dataset`, `invalid_recipe`, `idempotency_key_reused`",
     429: "`queue_full`, `rate_limited`, with Retry-After",
-    503: "`not_ready`, `not_audited`, with Retry-After",
+    503: "`not_ready`, `not_audited`, `no_supervisor`, `jobs_unreadable`, with Retry-After",
     504: "`deadline_exceeded`, with Retry-After",
+    507: "`no_space`",
 }
+_OF_INFERENCE = (400, 403, 404, 413, 415, 422, 429, 503, 504)
 
 
-def problems(*statuses: int) -> dict[str, Any]:
+def problems(*statuses: int) -> dict[int | str, Any]:
     """The `responses` of an operation that may answer these problems."""
     schema = {"schema": {"$ref": _REF.format(model="Problem")}}
     return {str(s): {"description": _PROBLEMS[s], "content": {"application/problem+json": schema}} for s in statuses}
@@ -63,7 +68,8 @@ def complete(app: FastAPI) -> dict[str, Any]:
         schemas.pop(name, None)
     for operations in document["paths"].values():
         for operation in operations.values():
-            operation["responses"].pop("422", None)
+            if operation["responses"].get("422", {}).get("description") == "Validation Error":
+                del operation["responses"]["422"]
             operation["responses"].update(problems(403))
             if operation.get("parameters"):
                 operation["responses"].update(problems(400, 404))
@@ -175,13 +181,13 @@ def _inference(operation: str, summary: str, description: str, fields: dict[str,
                 "headers": {"X-Model-Version": {"schema": {"type": "string"}, "description": "name:N"}},
                 "content": {"application/json": {"schema": {"$ref": _REF.format(model=schema)}}},
             },
-            **problems(*_PROBLEMS),
+            **problems(*_OF_INFERENCE),
         },
     }
 
 
 def _probes() -> dict[str, Any]:
-    def probe(summary: str, extra: dict[str, Any]) -> dict[str, Any]:
+    def probe(summary: str, extra: dict[int | str, Any]) -> dict[str, Any]:
         return {"get": {"tags": ["operations"], "summary": summary, "responses": {"200": {"description": "yes"}, **extra}}}
 
     return {

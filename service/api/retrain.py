@@ -11,6 +11,7 @@ from starlette.responses import Response
 from service.api.answer import logged_problem
 from service.api.jobs import job_card
 from service.errors import NoSupervisorError, ServiceError
+from service.jobs.store import Asker
 from service.logs import key_id
 from service.retraining import understand
 
@@ -38,5 +39,7 @@ async def answer_retrain(engine: Engine, received: RetrainCall | ServiceError) -
 def _accept(engine: Engine, call: RetrainCall, asker: str) -> Job:
     if not engine.has_supervisor():
         raise NoSupervisorError("nobody runs jobs here; start the service with `python -m service`")
-    spec = understand(call.request, engine.registry, engine.datasets, engine.settings.dataset_roots)
-    return engine.jobs.submit(spec, asker, call.idempotency_key, engine.settings.jobs_queued)[0]
+    spec = understand(call.request, engine.registry, engine.datasets.store, engine.settings.dataset_roots)
+    # As it was asked: a name that means another version by now is the same request.
+    request = call.request.model_dump_json(exclude={"idempotency_key"})
+    return engine.jobs.submit(spec, request, Asker(asker, call.idempotency_key), engine.settings.jobs_queued)[0]

@@ -26,6 +26,7 @@ Promote = Literal["gate", "manual"]
 STATES: tuple[JobState, ...] = get_args(JobState)
 # In these a job has the device.
 ACTIVE: tuple[JobState, ...] = ("preparing", "running", "evaluating", "publishing")
+UNFINISHED: tuple[JobState, ...] = ("queued", *ACTIVE)
 FINAL: tuple[JobState, ...] = ("succeeded", "rejected", "failed", "cancelled", "timed_out")
 # From the first of these on a cancellation comes too late: the alias moves, or has moved.
 COMMITTED: tuple[JobState, ...] = ("publishing", *FINAL)

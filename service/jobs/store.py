@@ -12,7 +12,7 @@ import sqlite3
 import time
 import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -62,6 +62,13 @@ _SETTABLE = frozenset(
 )
 
 
+class Asker(NamedTuple):
+    """Who asks for a job: the id of an access key (`-` where there are none), and the key that makes asking twice harmless."""
+
+    key_id: str
+    idempotency_key: str
+
+
 class JobStore:
     """The database of one home."""
 
@@ -83,8 +90,14 @@ class JobStore:
                 raise self._unreadable(found)
             database.executescript(_SCHEMA)
 
-    def submit(self, spec: JobSpec, key_id: str, idempotency_key: str, most_queued: int) -> tuple[Job, bool]:
+    def submit(self, spec: JobSpec, request: str, asker: Asker, most_queued: int) -> tuple[Job, bool]:
         """Add a job, or find the one that the same request made.
+
+        Args:
+            spec: What is to be done.
+            request: What was asked for, to tell it from other requests.
+            asker: Who asks, and by which key.
+            most_queued: How many jobs of one asker may wait.
 
         Returns:
             The job, and whether it is new.
@@ -93,11 +106,11 @@ class JobStore:
             IdempotencyKeyReusedError: If the key was used for another request.
             QueueFullError: If the key has as many jobs waiting as it may.
         """
-        request = spec.model_dump_json()
         now = _now()
         with self._writing() as database:
             row = database.execute(
-                f"SELECT {_COLUMNS}, request FROM jobs WHERE key_id = ? AND idempotency_key = ?", (key_id, idempotency_key)
+                f"SELECT {_COLUMNS}, request FROM jobs WHERE key_id = ? AND idempotency_key = ?",
+                (asker.key_id, asker.idempotency_key),
             ).fetchone()
             if row is not None:
                 if row["request"] != request:
@@ -105,14 +118,16 @@ class JobStore:
                         f"the idempotency key was used for another request (job {row['id']}); use a new key for a new job"
                     )
                 return _job(row), False
-            waiting = database.execute("SELECT count(*) FROM jobs WHERE key_id = ? AND state = 'queued'", (key_id,)).fetchone()[0]
+            waiting = database.execute(
+                "SELECT count(*) FROM jobs WHERE key_id = ? AND state = 'queued'", (asker.key_id,)
+            ).fetchone()[0]
             if waiting >= most_queued:
                 raise QueueFullError(f"{waiting} jobs of this key wait already; at most {most_queued} may")
             identity = uuid.uuid4().hex
             database.execute(
                 "INSERT INTO jobs (id, state, key_id, idempotency_key, request, spec, created, updated) "
                 "VALUES (?, 'queued', ?, ?, ?, ?, ?, ?)",
-                (identity, key_id, idempotency_key, request, request, now, now),
+                (identity, asker.key_id, asker.idempotency_key, request, spec.model_dump_json(), now, now),
             )
             return self._get(database, identity), True
 

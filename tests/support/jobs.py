@@ -16,7 +16,7 @@ from service.jobs.folder import JobFolder
 from service.jobs.place import JOBS
 from service.jobs.process import kill_group
 from service.jobs.schema import ACTIVE, Job, JobSpec
-from service.jobs.store import JobStore
+from service.jobs.store import Asker, JobStore
 from service.jobs.supervisor import Rules, Supervisor
 from service.jobs.trainer import Limits, SubprocessTrainer
 from service.jobs.watch import Patience
@@ -41,6 +41,12 @@ def spec(**changes: Any) -> JobSpec:
     """What is asked for, unless the test says otherwise."""
     asked = {"model": "birds", "dataset": ("photos",), "recipe": Recipe(), "start_from": "pretrained", "promote": "gate"}
     return JobSpec.model_validate(asked | changes)
+
+
+def submit(store: JobStore, key: str = "one", asker: str = "-", most: int = 1000, **changes: Any) -> tuple[Job, bool]:
+    """Ask for a job; equal changes are an equal request."""
+    asked = spec(**changes)
+    return store.submit(asked, asked.model_dump_json(), Asker(asker, key), most)
 
 
 @dataclass
@@ -85,7 +91,7 @@ class Workshop:
         return after
 
     def submit(self, key: str = "one", **changes: Any) -> Job:
-        return self.store.submit(spec(**changes), "-", key, 100)[0]
+        return submit(self.store, key, **changes)[0]
 
     def job(self, job: Job) -> Job:
         found = self.store.get(job.id)

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from service.errors import IdempotencyKeyReusedError, JobsUnreadableError, QueueFullError, TooLateError
 from service.jobs.schema import ACTIVE, COMMITTED, FINAL, MOVES, STATES, Job, Process
 from service.jobs.store import JobStore
-from tests.support.jobs import spec
+from tests.support.jobs import submit as ask
 from tests.support.server import ROOT
 
 
@@ -32,12 +32,12 @@ def store(tmp_path: Path) -> JobStore:
 
 
 def submit(store: JobStore, key: str = "one") -> Job:
-    return store.submit(spec(), "ci", key, 1000)[0]
+    return ask(store, key)[0]
 
 
 def test_sixteen_who_submit_the_same_at_once_get_one_job(store: JobStore) -> None:
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: store.submit(spec(), "ci", "one", 100), range(16)))
+        answers = list(pool.map(lambda _: ask(store), range(16)))
     assert len({job.id for job, _ in answers}) == 1
     assert sum(is_new for _, is_new in answers) == 1
     assert len(store.find()) == 1
@@ -46,20 +46,20 @@ def test_sixteen_who_submit_the_same_at_once_get_one_job(store: JobStore) -> Non
 def test_key_is_for_one_request_of_one_caller(store: JobStore) -> None:
     first = submit(store)
     with pytest.raises(IdempotencyKeyReusedError, match=first.id):
-        store.submit(spec(model="cats"), "ci", "one", 100)
-    other, is_new = store.submit(spec(model="cats"), "somebody else", "one", 100)
+        ask(store, model="cats")
+    other, is_new = ask(store, asker="somebody else", model="cats")
     assert is_new
     assert other.id != first.id
 
 
 def test_caller_may_have_only_so_many_waiting(store: JobStore) -> None:
     for number in range(3):
-        store.submit(spec(), "ci", str(number), 3)
+        ask(store, str(number), most=3)
     with pytest.raises(QueueFullError, match="3 jobs of this key wait already; at most 3 may"):
-        store.submit(spec(), "ci", "3", 3)
+        ask(store, "3", most=3)
     # Asking again for one that waits is no new one.
-    assert not store.submit(spec(), "ci", "2", 3)[1]
-    store.submit(spec(), "somebody else", "3", 3)
+    assert not ask(store, "2", most=3)[1]
+    ask(store, "3", "somebody else", most=3)
 
 
 def test_sixteen_claimers_get_one_job_for_one_device_and_the_oldest(store: JobStore) -> None:
@@ -152,10 +152,10 @@ _SUBMITTER = """
 import sys
 from pathlib import Path
 from service.jobs.store import JobStore
-from tests.support.jobs import spec
+from tests.support.jobs import submit
 store = JobStore(Path(sys.argv[1]))
 for number in range(100_000):
-    print(store.submit(spec(), "ci", str(number), 10**9)[0].id, flush=True)
+    print(submit(store, str(number), most=10**9)[0].id, flush=True)
 """
 
 

@@ -11,7 +11,7 @@ from service.jobs.folder import JobFolder
 from service.jobs.process import identify, is_running
 from service.jobs.store import JobStore
 from service.jobs.watch import Patience, Watch
-from tests.support.jobs import spec
+from tests.support.jobs import submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def test_clock_that_jumps_does_not_end_a_trainer_and_silence_does(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.sqlite3")
     store.open()
-    store.submit(spec(), "-", "one", 10)
+    submit(store)
     job = store.claim(0, time.clock_gettime(time.CLOCK_BOOTTIME))
     assert job is not None
     folder = JobFolder(tmp_path / "job")
