@@ -8,13 +8,18 @@ from service.api.datasets import is_upload
 from service.app import Classifier, engine, uploads
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["application", "engine"]
 
-_service = Classifier.to_asgi()  # type: ignore[attr-defined]
+
+def past_timer(service: ASGIApp) -> ASGIApp:
+    """Lead uploads past BentoML, whose timer would cut them, and everything else to it."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await (uploads if is_upload(scope) else service)(scope, receive, send)
+
+    return answer
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer by the service, and uploads past BentoML, whose timer would cut them."""
-    await (uploads if is_upload(scope) else _service)(scope, receive, send)
+application = past_timer(Classifier.to_asgi())  # type: ignore[attr-defined]

@@ -7,6 +7,8 @@
    and the other fields come as JSON texts.
 4. A method that returns a Starlette `Response` answers with it.
 5. An application mounted at `/` is asked before BentoML's own `/` and `/metrics`, and passes on what it does not know.
+6. `traffic.timeout` counts from a request's first byte, the time in which its body arrives included, and cuts what has not
+   begun to answer by then; mounted routes too. `service.asgi` leads uploads past it; `bentoml serve` cannot.
 """
 
 from __future__ import annotations

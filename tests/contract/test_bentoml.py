@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import bentoml
@@ -10,12 +11,16 @@ from starlette.testclient import TestClient
 
 from models.registry import Registry
 from service.app import Classifier
+from service.asgi import past_timer
 from tests.support.pictures import picture
 from tests.support.tiny import publish_colours
+from tests.support.zips import class_folders, zipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from starlette.types import ASGIApp
 
 LOOPBACK = "http://127.0.0.1:3000"
 
@@ -80,3 +85,45 @@ def test_5_mounted_application_answers_first_and_passes_on_what_it_does_not_know
     assert client.get("/livez").status_code == 200
     assert client.get("/static_content/swagger-ui.css").status_code == 200
     assert client.get("/no-such-route").json()["code"] == "not_found"
+
+
+def test_6_timer_counts_while_a_body_arrives_and_uploads_go_past_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(Classifier.config, "traffic", {"timeout": 1})
+    body = zipped(class_folders(tmp_path / "photos"))
+
+    async def run() -> tuple[int, int]:
+        service = Classifier.to_asgi()
+        messages, started = asyncio.Queue[dict[str, Any]](), asyncio.Event()
+
+        async def send(_: object) -> None:
+            started.set()
+
+        lifespan = asyncio.create_task(service({"type": "lifespan", "asgi": {"version": "3.0"}}, messages.get, send))
+        await messages.put({"type": "lifespan.startup"})
+        await started.wait()
+        statuses = await upload_slowly(service, body), await upload_slowly(past_timer(service), body)
+        await messages.put({"type": "lifespan.shutdown"})
+        await lifespan
+        return statuses
+
+    assert asyncio.run(run()) == (504, 201)
+
+
+async def upload_slowly(app: ASGIApp, body: bytes) -> int:
+    """Send half of a body, and the rest after two seconds; the status of the answer."""
+    chunks = [body[: len(body) // 2], body[len(body) // 2 :]]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        if len(chunks) == 1:
+            await asyncio.sleep(2)
+        return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    request = {"type": "http", "http_version": "1.1", "scheme": "http", "method": "PUT", "path": "/datasets/slow"}
+    where = {"raw_path": b"/datasets/slow", "query_string": b"", "server": ("127.0.0.1", 3000), "client": ("127.0.0.1", 4000)}
+    await app({**request, **where, "headers": [(b"host", b"localhost")], "asgi": {"version": "3.0"}}, receive, send)
+    return int(sent[0]["status"])

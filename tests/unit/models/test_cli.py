@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from models.__main__ import main
+from models.dataset_store import DatasetStore
 from models.manifest import Metrics, MultiLabelMetrics, OutputSpec, RegressionMetrics, SplitMetrics
 from models.registry import Registry
 from models.settings import HomeSettings, read_home_settings
 from tests.support.artifacts import make_confidence, make_manifest, write_files
+from tests.support.folders import write_colours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -297,3 +301,32 @@ def test_an_empty_variable_is_as_if_not_set(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CANDOR_REGISTRY", "")
 
     assert read_home_settings() == HomeSettings(home=Path("var"), registry=None)
+
+
+def test_put_dataset_keeps_a_folder_and_says_what_is_in_it(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = write_colours(tmp_path / "photos", {"": 2}, labels=("red", "green"))
+    assert main(["put-dataset", str(photos), "--name", "birds", "--origin", "a walk"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["is_new"], said["card"]["labels"], said["card"]["source"]) == (True, {"green": 2, "red": 2}, "a walk")
+    assert DatasetStore(home / "datasets").resolve("birds").card.version == said["card"]["version"]
+
+
+@pytest.mark.parametrize(("name", "code"), [("birds", 65), ("Birds", 2)])
+def test_put_dataset_exits_by_what_is_wrong(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, code: int
+) -> None:
+    photos = write_colours(tmp_path / "photos", {"": 2}, labels=("red",))
+    assert main(["put-dataset", str(photos), "--name", name]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+
+
+def test_put_dataset_says_that_the_disk_is_full(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("red/1.png", bytes(100))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=99))
+    assert main(["put-dataset", str(tmp_path / "data.zip"), "--name", "birds"]) == 74
