@@ -87,7 +87,7 @@ class Access:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """A parameter is one segment, `{x:path}` the rest; without control characters, which the router's `$` and `.` treat alike."""
+    """A parameter is one segment, `{x:path}` the rest; without line breaks: the router's `$` stands before one."""
     parts = re.split(r"\{\w+(:path)?\}", template)
     # split answers text and kind in turns
     texts, kinds = parts[::2], parts[1::2]
@@ -97,14 +97,17 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
+_DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
 _PATTERNS = tuple((_pattern(template), template) for template in TABLE if "{" in template)
 
 
 def find(method: str, path: str) -> Access | None:
     """The route for a decoded path, with the slash at its end or without: the router redirects from the one to the other.
 
-    None where there is no such route. `HEAD` needs what `GET` needs.
+    None where there is no such route, and for dot segments, which lead elsewhere in a folder. `HEAD` needs what `GET` needs.
     """
+    if _DOTS.search(path):
+        return None
     plain = path.rstrip("/") or "/" if path.endswith("/") else path
     if plain in TABLE:
         return _access(method, plain, ())

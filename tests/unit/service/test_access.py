@@ -49,6 +49,9 @@ def test_path_is_a_route(method: str, path: str, template: str, need: str | None
         "/models/a\n/promote",
         "/models/a/b/promote",
         "/static_content",
+        "/static_content/../retrain",
+        "/v2/x/..",
+        "/models/..",
         "/v2/models/a\n",
     ],
 )
