@@ -13,11 +13,13 @@ from service.api.explain import answer_explain
 from service.api.retrain import answer_retrain
 from service.bento import SERVICE_OPTIONS, classify_input, explain_input, retrain_input
 from service.engine import Engine, EngineRef
+from service.forward import is_about_jobs
 from service.guard import Guard
 from service.settings import read_settings
 
 if TYPE_CHECKING:
     from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
 engine = EngineRef()
 _app = build_app(engine)
@@ -67,9 +69,23 @@ class Classifier:
 
     async def __is_ready__(self) -> bool:
         """Readiness: every production model is loaded, verified and warm."""
-        return self._parts.slots.is_ready
+        return self._parts.is_ready
 
 
 Classifier.add_asgi_middleware(Guard, engine=engine, is_streamed=is_upload)  # type: ignore[attr-defined]
-# BentoML's timer gives any request as long as `TIMEOUT_S` to its first answer, and a large upload takes longer.
-uploads = Guard(_app, engine=engine, is_streamed=is_upload)
+
+
+def is_beside(scope: Scope) -> bool:
+    """Whether a request goes past BentoML: its timer gives any request as long as `TIMEOUT_S`, and a large upload takes longer.
+
+    What another service answers needs nothing of it either.
+    """
+    return is_upload(scope) or (scope["type"] == "http" and is_about_jobs(scope["path"]) and engine.get().forward is not None)
+
+
+async def _beside(scope: Scope, receive: Receive, send: Send) -> None:
+    forward = engine.get().forward
+    await (_app if forward is None else forward)(scope, receive, send)
+
+
+beside = Guard(_beside, engine=engine, is_streamed=is_upload)

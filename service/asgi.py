@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.api.datasets import is_upload
-from service.app import Classifier, engine, uploads
+from service.app import Classifier, beside, engine, is_beside
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,10 +13,10 @@ __all__ = ["application", "engine"]
 
 
 def past_timer(service: ASGIApp) -> ASGIApp:
-    """Lead uploads past BentoML, whose timer would cut them, and everything else to it."""
+    """Lead what its timer would cut past BentoML, and everything else to it."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await (uploads if is_upload(scope) else service)(scope, receive, send)
+        await (beside if is_beside(scope) else service)(scope, receive, send)
 
     return answer
 

@@ -21,6 +21,7 @@ from service.cores import available_cores
 from service.datasets import Datasets, locate
 from service.decode import Decoder
 from service.errors import ServiceError
+from service.forward import Forward
 from service.inputs import BodyLimits
 from service.jobs.place import JOBS, SUPERVISOR_LOCK
 from service.jobs.process import is_locked
@@ -63,6 +64,9 @@ class Engine:
         self.datasets = Datasets(DatasetStore(settings.datasets_root), settings.max_dataset_bytes, self._needed_by)
         self.budget = Budget(settings.queue_bytes)
         self.jobs = JobStore(settings.jobs_root / JOBS)
+        self.forward = None if settings.jobs_url is None else Forward(settings.jobs_url)
+        if self.forward is None:
+            self.metrics.follow_jobs(self.jobs.counts, self.jobs.finished)
         # Whether the service drains: who streams is to end.
         self.is_closing = False
         keyring = None if settings.keys is None else Keyring(settings.keys)
@@ -99,12 +103,18 @@ class Engine:
             except OSError as err:
                 raise SettingsError(f"CANDOR_METRICS_PORT={port} cannot be listened on ({err.strerror}); choose another") from err
         self.datasets.start()
-        self._following = asyncio.get_running_loop().create_task(self.slots.follow())
+        if self.settings.run != "jobs":
+            self._following = asyncio.get_running_loop().create_task(self.slots.follow())
 
     @property
     def is_alive(self) -> bool:
         """Whether the task that follows the registry still runs; it never ends by itself."""
-        return self._following is not None and not self._following.done()
+        return self.settings.run == "jobs" or (self._following is not None and not self._following.done())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every production model is loaded, verified and warm; without models, whether jobs are run."""
+        return self.has_supervisor() if self.settings.run == "jobs" else self.slots.is_ready
 
     async def stop(self) -> None:
         """Stop following, answer what is in flight, and stop the threads."""
@@ -113,6 +123,8 @@ class Engine:
             await asyncio.gather(self._following, return_exceptions=True)
         await self.slots.close()
         await asyncio.to_thread(self.decoder.close)
+        if self.forward is not None:
+            await self.forward.close()
         if self._close_metrics is not None:
             await asyncio.to_thread(self._close_metrics)
         self.datasets.close()

@@ -8,14 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
+
+    from prometheus_client import Metric
 
     from models.manifest import Manifest
+    from service.jobs.schema import JobState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Milliseconds matter on a GPU, seconds under overload.
@@ -158,6 +163,15 @@ class Metrics:
         shown = label if len(manifest.labels) <= MAX_LABELS else "other"
         self.predictions.labels(manifest.name, shown).inc()
 
+    def follow_jobs(self, counts: Callable[[], Mapping[JobState, int]], finished: Callable[[], Mapping[JobState, int]]) -> None:
+        """Export the jobs as they are whenever somebody looks: other processes move them.
+
+        Args:
+            counts: How many jobs are in each state now.
+            finished: How many ever ended in each state.
+        """
+        self.registry.register(_Jobs(counts, finished))
+
     def render(self) -> bytes:
         """All series in the text exposition format."""
         return generate_latest(self.registry)
@@ -176,3 +190,19 @@ class Metrics:
             thread.join()
 
         return close
+
+
+class _Jobs(Collector):
+    """Reads the jobs when it is asked; where they cannot be read, it has nothing to say."""
+
+    def __init__(self, counts: Callable[[], Mapping[JobState, int]], finished: Callable[[], Mapping[JobState, int]]) -> None:
+        self._counts = counts
+        self._finished = finished
+
+    def collect(self) -> Iterator[Metric]:
+        now = GaugeMetricFamily("candor_jobs", "Jobs, by the state that they are in", labels=("state",))
+        ended = CounterMetricFamily("candor_jobs_finished", "Jobs that have ended, by how", labels=("state",))
+        for family, read in ((now, self._counts), (ended, self._finished)):
+            for state, count in read().items():
+                family.add_metric((state,), count)
+            yield family

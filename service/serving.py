@@ -83,11 +83,14 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def _announce(self) -> None:
-        slots = self._engine.get().slots
-        while not slots.is_ready:
+        engine = self._engine.get()
+        while not engine.is_ready:
             await asyncio.sleep(_LOOK_S)
         address = f"{self._settings.host}:{self._settings.port}"
-        serving = ", ".join(slots.names) or f"nothing yet (the registry {self._settings.registry_root} is empty)"
+        if self._settings.run == "jobs":
+            sys.stderr.write(f"\nrunning jobs, which http://{address}/retrain takes  (stop with Ctrl-C)\n\n")
+            return
+        serving = ", ".join(engine.slots.names) or f"nothing yet (the registry {self._settings.registry_root} is empty)"
         sys.stderr.write(
             f"\nserving {serving} on http://{address}  (stop with Ctrl-C)\n"
             f"  try   curl --data-binary @samples/cat.jpg -H 'content-type: image/jpeg' {address}/classify\n"

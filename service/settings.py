@@ -51,6 +51,11 @@ class Settings(HomeSettings):
         default=None, ge=1, le=65535, description="port that answers /metrics without a key, on the same address"
     )
     follow_s: float = Field(default=0.5, gt=0, le=60, description="how often the registry's aliases are looked at")
+    jobs_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s]+/?$",
+        description="the service that runs the jobs, to which their routes are led on",
+    )
     devices: int = Field(default=1, ge=1, le=64, description="jobs that may train at once, one on each device")
     job_deadline_s: float = Field(default=86_400.0, gt=0, description="a job's attempt that takes longer is ended")
     job_heartbeat_s: float = Field(default=120.0, ge=3, description="a trainer that is silent for so long is taken for hung")

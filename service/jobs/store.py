@@ -153,16 +153,18 @@ class JobStore:
         return [_job(row) for row in rows]
 
     def counts(self) -> dict[JobState, int]:
-        """How many jobs are in each state now."""
-        with self._connected() as database:
-            rows = database.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
-        return {state: dict(map(tuple, rows)).get(state, 0) for state in STATES}
+        """How many jobs are in each state now; none where they cannot be read, which a look at a job would say."""
+        with contextlib.suppress(JobsUnreadableError), self._connected() as database:
+            rows = dict(map(tuple, database.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()))
+            return {state: rows.get(state, 0) for state in STATES}
+        return {}
 
     def finished(self) -> dict[JobState, int]:
         """How many jobs ever ended in each state; those that were forgotten since count too."""
-        with self._connected() as database:
+        with contextlib.suppress(JobsUnreadableError), self._connected() as database:
             rows = dict(map(tuple, database.execute("SELECT state, count FROM finished").fetchall()))
-        return {state: rows.get(state, 0) for state in FINAL}
+            return {state: rows.get(state, 0) for state in FINAL}
+        return {}
 
     def claim(self, device: int, boot_s: float) -> Job | None:
         """Take the job that waits longest; None where none waits, or the device has one."""
