@@ -16,12 +16,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models.gate_report import Check, GateReport
-from models.manifest import Manifest
-from models.registry import Registry
-from models.settings import read_home_settings
-
 EPOCHS = 4
+HOME, REGISTRY = (Path(os.environ.get(name, "")) for name in ("CANDOR_HOME", "CANDOR_REGISTRY"))
 FAULT = os.environ.get("TRAINER_FAULT", "")
 EPOCH_S = float(os.environ.get("TRAINER_EPOCH_S", "0.05"))
 
@@ -48,8 +44,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     if FAULT == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    registry = Registry(read_home_settings().registry_root)
-    return train(options, registry) if options.command == "fit" else judge(options, registry)
+    return train(options) if options.command == "fit" else judge(options)
 
 
 def beat(file: Path) -> None:
@@ -62,8 +57,8 @@ def stop(*_: object) -> None:
     raise Stopped
 
 
-def train(options: argparse.Namespace, registry: Registry) -> int:
-    run = read_home_settings().runs_root / options.run
+def train(options: argparse.Namespace) -> int:
+    run = HOME / "runs" / options.run
     run.mkdir(parents=True, exist_ok=True)
     checkpoint = run / "epoch"
 
@@ -95,19 +90,30 @@ def train(options: argparse.Namespace, registry: Registry) -> int:
     except Stopped:
         tell("stopped", kept=True)
         return 75
-    version = registry.find_run(options.name, options.run)
-    if version is None:
-        # Made beforehand, since who makes it takes seconds to be imported.
-        home = read_home_settings().home
-        card = Manifest.parse((home / "manifest.json").read_bytes()).model_copy(update={"run": options.run})
-        version = registry.publish(home / "artifact", card, first_is_production=False).version
-        registry.nominate(options.name, version)
-    tell("published", version=version)
+    tell("published", version=publish(options.name, options.run))
     return 0
 
 
-def report(name: str, version: int, registry: Registry) -> GateReport:
+def publish(name: str, run: str) -> int:
+    # Imported late: who crashes or hangs before does not need it.
+    from models.manifest import Manifest
+    from models.registry import Registry
+
+    registry = Registry(REGISTRY)
+    version = registry.find_run(name, run)
+    if version is None:
+        # Made beforehand, since who makes it takes seconds to be imported.
+        card = Manifest.parse((HOME / "manifest.json").read_bytes()).model_copy(update={"run": run})
+        version = registry.publish(HOME / "artifact", card, first_is_production=False).version
+        registry.nominate(name, version)
+    return version
+
+
+def report(name: str, version: int) -> bytes:
     """Says what was asked for: `TRAINER_FAULT=worse` rejects."""
+    from models.gate_report import Check, GateReport
+    from models.registry import Registry
+
     is_worse = FAULT == "worse"
     sentence = "accuracy 0.41, and production has 0.88"
     check = Check(
@@ -117,22 +123,22 @@ def report(name: str, version: int, registry: Registry) -> GateReport:
         schema_version=1,
         name=name,
         candidate=version,
-        production=registry.aliases(name).production,
+        production=Registry(REGISTRY).aliases(name).production,
         verdict="reject" if is_worse else "promote",
         at=datetime.now(UTC),
         holdout_sha256=None,
         images=100,
         checks=(check,),
         reasons=(sentence,) if is_worse else (),
-    )
+    ).to_bytes()
 
 
-def judge(options: argparse.Namespace, registry: Registry) -> int:
+def judge(options: argparse.Namespace) -> int:
     time.sleep(EPOCH_S)
     if FAULT == "gate crashes":
         return 70
     name, version = options.reference.split(":")
-    options.out.write_bytes(report(name, int(version), registry).to_bytes())
+    options.out.write_bytes(report(name, int(version)))
     return 0
 
 

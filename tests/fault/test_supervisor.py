@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from service.jobs.schema import Job, JobState
     from tests.support.jobs import Workshop
 
+pytestmark = pytest.mark.fault
 WHOLE = ["preparing", "running", "evaluating", "publishing", "succeeded"]
 
 
