@@ -18,6 +18,7 @@ from models import artifact
 from models.aliases import HISTORY, Aliases
 from models.artifact import MANIFEST, read_manifest
 from models.errors import ConflictError, ContractError, NothingToRollBackError, RegistryError, UnknownModelError
+from models.gate_report import GateReport
 from models.manifest import NAME_PATTERN, Manifest, check_name
 from models.publishing import move_in
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from models.confidence.schema import Confidence
 
+_GATES = "gates"
 # What a registry answers with: who asks it finds all of it here.
 __all__ = ["HISTORY", "Aliases", "Registry", "parse_reference"]
 
@@ -140,7 +142,7 @@ class Registry:
             ArtifactError: If a required file is missing or refused.
         """
         name = check_name(manifest.name)
-        sealed = move_in(self.root / name, source, manifest, finish)
+        sealed = move_in(self.home(name), source, manifest, finish)
         if first_is_production:
             self.promote_first(name, sealed.version)
         return sealed
@@ -212,11 +214,43 @@ class Registry:
         now = self.aliases(name)
         return self._append(name, now.nominated(None)) if now.candidate == version else now
 
+    def write_gate(self, report: GateReport) -> None:
+        """Keep what the gate said of a version; a later judgement takes the place of an earlier one."""
+        folder = self.home(report.name) / _GATES
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(moves.FOLDER_MODE)
+        file = folder / f"{report.candidate}.json"
+        artifact.write_synced(file, report.to_bytes())
+        file.chmod(moves.FILE_MODE)
+
+    def read_gate(self, name: str, version: int) -> GateReport | None:
+        """What the gate said of a version, also of one that was deleted since; None where it was not asked.
+
+        Raises:
+            ManifestError: If the report is not valid.
+        """
+        try:
+            return GateReport.parse((self.home(name) / _GATES / f"{version}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def has_begun(self, name: str) -> bool:
+        """Whether a version of `name` was ever published, deleted ones included."""
+        try:
+            with os.scandir(self.home(name) / "versions") as entries:
+                return any(entry.name.isdecimal() for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def home(self, name: str) -> Path:
+        """The folder of everything of `name`; it need not exist yet."""
+        return self.root / check_name(name)
+
     def _append(self, name: str, aliases: Aliases) -> Aliases:
         return moves.append(self._aliases(name), name, aliases)
 
     def _aliases(self, name: str) -> Path:
-        return self.root / check_name(name) / "aliases"
+        return self.home(name) / "aliases"
 
     def _unknown(self, name: str, version: int | None) -> str:
         versions = self.versions(name)

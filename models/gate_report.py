@@ -1,0 +1,68 @@
+"""What the gate said of a candidate: a value that is JSON in the registry, and sentences for people."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
+from typing import Literal, Self
+
+from pydantic import Field
+
+from models.frozen import Frozen, parse_json
+from models.manifest import Name, Sha256, canonical_json
+
+
+class Check(Frozen):
+    """One thing that was looked at: what it came to, with its numbers, in one sentence.
+
+    Attributes:
+        name: Which check.
+        passed: Whether it holds; one that is not required may fail without harm.
+        is_required: Whether the verdict hangs on it.
+        candidate: The candidate's number, where there is one.
+        production: The number of what is in production, or of knowing no image; where there is one.
+        bound: What the candidate's number was held against, where that is one number.
+        sentence: For a person.
+    """
+
+    name: str
+    passed: bool
+    is_required: bool
+    candidate: float | None
+    production: float | None
+    bound: float | None
+    sentence: str
+
+
+class GateReport(Frozen):
+    """The verdict on a version, and why. `reasons` are the sentences of what was required and does not hold."""
+
+    schema_version: Literal[1]
+    name: Name
+    candidate: int = Field(ge=1)
+    production: int | None
+    verdict: Literal["promote", "reject"]
+    at: datetime
+    holdout_sha256: Sha256 | None
+    images: int = Field(ge=0)
+    checks: tuple[Check, ...]
+    reasons: tuple[str, ...]
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 JSON with sorted keys."""
+        return canonical_json(self)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read a report.
+
+        Raises:
+            ManifestError: If a key is missing, unknown or out of range.
+        """
+        return parse_json(cls, data, "gate.{}".format)
+
+    def lines(self) -> list[str]:
+        """The report in words: the verdict, then every check."""
+        against = f"{self.name}:{self.production}" if self.production is not None else "nothing in production"
+        first = f"{self.verdict} {self.name}:{self.candidate} (against {against}, on {self.images} held-out images)"
+        marks = {True: "ok  ", False: "FAIL"}
+        return [first, *(f"  {marks[check.passed] if check.is_required else 'note'} {check.sentence}" for check in self.checks)]
