@@ -1,4 +1,4 @@
-"""`python -m models`: look at the registry and move its aliases.
+"""`python -m models`: look at the registry, move its aliases, and tidy it.
 
 Exit 0; 2 when what was asked for cannot be done, with one sentence on stderr.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from models import artifact
 from models.errors import ContractError
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m models", description="Look at the registry and move its aliases.")
+    parser = argparse.ArgumentParser(prog="python -m models", description="Look at the registry, move its aliases, and tidy it.")
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="names, versions, and which is in production")
     listing.add_argument("name", nargs="?")
@@ -41,7 +42,23 @@ def _parser() -> argparse.ArgumentParser:
     ):
         commands.add_parser(command, help=text).add_argument("reference", metavar="NAME:N")
     commands.add_parser("rollback", help="point production at the version before it").add_argument("name")
+    delete = commands.add_parser("delete", help="delete a version that no alias needs; its number is not given again")
+    delete.add_argument("reference", metavar="NAME:N")
+    prune = commands.add_parser("prune", help="delete old versions, but none that an alias needs")
+    which = prune.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", nargs="?")
+    which.add_argument("--all", action="store_true", help="of every name")
+    prune.add_argument("--keep", type=_count, required=True, metavar="N", help="how many of the newest stay whatever happens")
+    copied = commands.add_parser("copy", help="copy a version into another registry, under its own number")
+    copied.add_argument("reference", metavar="NAME:N")
+    copied.add_argument("target", metavar="FOLDER", help="the other registry's folder")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of versions, 0 or more")
+    return int(text)
 
 
 def _list(registry: Registry, options: argparse.Namespace) -> None:
@@ -84,10 +101,16 @@ def _verify(registry: Registry, options: argparse.Namespace) -> None:
     sys.stdout.write(f"{manifest.reference}: {len(manifest.files)} files match their sha256\n")
 
 
-def _promote(registry: Registry, options: argparse.Namespace) -> None:
+def _exactly(registry: Registry, options: argparse.Namespace) -> tuple[str, int]:
+    """Name and version, where a name alone will not do."""
     name, version = parse_reference(options.reference)
     if version is None:
         raise ContractError(f"say which version of {name}: {name}:N, one of {registry.versions(name)}")
+    return name, version
+
+
+def _promote(registry: Registry, options: argparse.Namespace) -> None:
+    name, version = _exactly(registry, options)
     before = registry.aliases(name).production
     registry.promote(name, version)
     sys.stdout.write(
@@ -101,7 +124,39 @@ def _rollback(registry: Registry, options: argparse.Namespace) -> None:
     sys.stdout.write(f"{options.name}: production is {after.production} (was {before})\n")
 
 
-_COMMANDS = {"list": _list, "show": _show, "verify": _verify, "promote": _promote, "rollback": _rollback}
+def _delete(registry: Registry, options: argparse.Namespace) -> None:
+    name, version = _exactly(registry, options)
+    registry.delete(name, version)
+    sys.stdout.write(f"{name}:{version} is deleted\n")
+
+
+def _prune(registry: Registry, options: argparse.Namespace) -> None:
+    if options.name and not registry.versions(options.name):
+        registry.resolve(options.name)
+    for name in [options.name] if options.name else registry.names():
+        deleted = registry.prune(name, options.keep)
+        what = ", ".join(map(str, deleted)) or "nothing"
+        sys.stdout.write(f"{name}: deleted {what}; {', '.join(map(str, registry.versions(name)))} stay\n")
+
+
+def _copy(registry: Registry, options: argparse.Namespace) -> None:
+    name, version = _exactly(registry, options)
+    if "://" in options.target:
+        raise ContractError(f"{options.target} is an address, and copy takes a folder; mount it, or copy to a folder first")
+    path = registry.copy(name, version, Path(options.target).expanduser())
+    sys.stdout.write(f"{path}\n")
+
+
+_COMMANDS = {
+    "list": _list,
+    "show": _show,
+    "verify": _verify,
+    "promote": _promote,
+    "rollback": _rollback,
+    "delete": _delete,
+    "prune": _prune,
+    "copy": _copy,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
+from models.aliases import FILE_MODE, FOLDER_MODE
+from models.artifact import write_synced
 from models.frozen import Frozen, parse_json
 from models.manifest import Name, Sha256, canonical_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Check(Frozen):
@@ -59,6 +64,26 @@ class GateReport(Frozen):
             ManifestError: If a key is missing, unknown or out of range.
         """
         return parse_json(cls, data, "gate.{}".format)
+
+    def write(self, folder: Path) -> None:
+        """Write it as `<candidate>.json`; a later judgement takes the place of an earlier one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(FOLDER_MODE)
+        file = folder / f"{self.candidate}.json"
+        write_synced(file, self.to_bytes())
+        file.chmod(FILE_MODE)
+
+    @classmethod
+    def read(cls, folder: Path, version: int) -> Self | None:
+        """What was written of a version; None where nothing was.
+
+        Raises:
+            ManifestError: If it is not valid.
+        """
+        try:
+            return cls.parse((folder / f"{version}.json").read_bytes())
+        except FileNotFoundError:
+            return None
 
     def lines(self) -> list[str]:
         """The report in words: the verdict, then every check."""

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models import aliases as moves
-from models import artifact
+from models import artifact, retention
 from models.aliases import HISTORY, Aliases
 from models.artifact import MANIFEST, read_manifest
 from models.errors import ConflictError, ContractError, NothingToRollBackError, RegistryError, UnknownModelError
 from models.gate_report import GateReport
 from models.manifest import NAME_PATTERN, Manifest, check_name
 from models.publishing import move_in
+from models.reference import parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -214,14 +215,40 @@ class Registry:
         now = self.aliases(name)
         return self._append(name, now.nominated(None)) if now.candidate == version else now
 
+    def delete(self, name: str, version: int) -> None:
+        """Delete a version for good; its number is not given again.
+
+        Raises:
+            UnknownModelError: If there is no such version.
+            InUseError: If it is in production, the candidate, or what a rollback goes back to.
+        """
+        retention.delete(self, name, version)
+
+    def prune(self, name: str, keep: int) -> list[int]:
+        """Delete all but the newest `keep` and what cannot be deleted, and say which; and what dead processes left behind."""
+        return retention.prune(self, name, keep)
+
+    def copy(self, name: str, version: int, target: Path) -> Path:
+        """Copy a version into the registry in `target`, under its own number, unless it is there; no alias is moved.
+
+        Raises:
+            UnknownModelError: If there is no such version.
+            ArtifactError: If it was altered.
+            ConflictError: If the number is taken there, by another version or by one that was deleted.
+        """
+        return retention.copy(self, name, version, Registry(target))
+
+    def note(self, name: str, seen: Aliases, action: str) -> Aliases:
+        """Write into the history that something was done, having looked at `seen`; the aliases point where they did.
+
+        Raises:
+            ConflictError: If somebody moved an alias since.
+        """
+        return self._append(name, seen.noting(action))
+
     def write_gate(self, report: GateReport) -> None:
         """Keep what the gate said of a version; a later judgement takes the place of an earlier one."""
-        folder = self.home(report.name) / _GATES
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(moves.FOLDER_MODE)
-        file = folder / f"{report.candidate}.json"
-        artifact.write_synced(file, report.to_bytes())
-        file.chmod(moves.FILE_MODE)
+        report.write(self.home(report.name) / _GATES)
 
     def read_gate(self, name: str, version: int) -> GateReport | None:
         """What the gate said of a version, also of one that was deleted since; None where it was not asked.
@@ -229,10 +256,7 @@ class Registry:
         Raises:
             ManifestError: If the report is not valid.
         """
-        try:
-            return GateReport.parse((self.home(name) / _GATES / f"{version}.json").read_bytes())
-        except FileNotFoundError:
-            return None
+        return GateReport.read(self.home(name) / _GATES, version)
 
     def has_begun(self, name: str) -> bool:
         """Whether a version of `name` was ever published, deleted ones included."""
@@ -260,20 +284,6 @@ class Registry:
         if version is None:
             return f"{name} has no production version; promote one of {versions}"
         return f"{name} has no version {version}; it has {versions}"
-
-
-def parse_reference(reference: str) -> tuple[str, int | None]:
-    """Split `name` or `name:N`.
-
-    Raises:
-        UnknownModelError: If it is neither.
-    """
-    match = re.fullmatch(rf"({NAME_PATTERN[1:-1]})(?::([1-9][0-9]{{0,8}}))?", reference)
-    if match is None:
-        raise UnknownModelError(
-            f"{reference!r:.80} is not a model; write name or name:version, such as birds or birds:3, in small letters"
-        )
-    return match[1], int(match[2]) if match[2] else None
 
 
 @contextlib.contextmanager
