@@ -1,4 +1,4 @@
-"""`python -m models`: look at the registry and move its aliases; keep a data set.
+"""`python -m models`: look at the registry, move its aliases and tidy it; keep a data set.
 
 Exit 0; 2 when what was asked for cannot be done, 65 when data is refused, 74 when the disk is full; with one sentence on
 stderr.
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m models", description="Look at the registry and move its aliases.")
+    parser = argparse.ArgumentParser(prog="python -m models", description="Look at the registry, move its aliases, and tidy it.")
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="names, versions, and which is in production")
     listing.add_argument("name", nargs="?")
@@ -55,7 +55,23 @@ def _parser() -> argparse.ArgumentParser:
     put.add_argument("--into", type=Path, help="where data sets are kept; default: datasets in CANDOR_HOME")
     put.add_argument("--origin", default="this machine", help="where it comes from, for its card")
     put.add_argument("--background", action="store_true", help="leave the cores to whoever else wants them")
+    delete = commands.add_parser("delete", help="delete a version that no alias needs; its number is not given again")
+    delete.add_argument("reference", metavar="NAME:N")
+    prune = commands.add_parser("prune", help="delete old versions, but none that an alias needs")
+    which = prune.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", nargs="?")
+    which.add_argument("--all", action="store_true", help="of every name")
+    prune.add_argument("--keep", type=_count, required=True, metavar="N", help="how many of the newest stay whatever happens")
+    copied = commands.add_parser("copy", help="copy a version into another registry, under its own number")
+    copied.add_argument("reference", metavar="NAME:N")
+    copied.add_argument("target", metavar="FOLDER", help="the other registry's folder")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of versions, 0 or more")
+    return int(text)
 
 
 def _list(registry: Registry, options: argparse.Namespace) -> None:
@@ -98,10 +114,16 @@ def _verify(registry: Registry, options: argparse.Namespace) -> None:
     sys.stdout.write(f"{manifest.reference}: {len(manifest.files)} files match their sha256\n")
 
 
-def _promote(registry: Registry, options: argparse.Namespace) -> None:
+def _exactly(registry: Registry, options: argparse.Namespace) -> tuple[str, int]:
+    """Name and version, where a name alone will not do."""
     name, version = parse_reference(options.reference)
     if version is None:
         raise ContractError(f"say which version of {name}: {name}:N, one of {registry.versions(name)}")
+    return name, version
+
+
+def _promote(registry: Registry, options: argparse.Namespace) -> None:
+    name, version = _exactly(registry, options)
     before = registry.aliases(name).production
     registry.promote(name, version)
     sys.stdout.write(
@@ -124,6 +146,29 @@ def _put_dataset(_: Registry, options: argparse.Namespace) -> None:
     sys.stdout.write(json.dumps({"is_new": stored.is_new, "card": stored.card.model_dump(mode="json")}) + "\n")
 
 
+def _delete(registry: Registry, options: argparse.Namespace) -> None:
+    name, version = _exactly(registry, options)
+    registry.delete(name, version)
+    sys.stdout.write(f"{name}:{version} is deleted\n")
+
+
+def _prune(registry: Registry, options: argparse.Namespace) -> None:
+    if options.name and not registry.versions(options.name):
+        registry.resolve(options.name)
+    for name in [options.name] if options.name else registry.names():
+        deleted = registry.prune(name, options.keep)
+        what = ", ".join(map(str, deleted)) or "nothing"
+        sys.stdout.write(f"{name}: deleted {what}; {', '.join(map(str, registry.versions(name)))} stay\n")
+
+
+def _copy(registry: Registry, options: argparse.Namespace) -> None:
+    name, version = _exactly(registry, options)
+    if "://" in options.target:
+        raise ContractError(f"{options.target} is an address, and copy takes a folder; mount it, or copy to a folder first")
+    path = registry.copy(name, version, Path(options.target).expanduser())
+    sys.stdout.write(f"{path}\n")
+
+
 _COMMANDS = {
     "list": _list,
     "show": _show,
@@ -131,6 +176,9 @@ _COMMANDS = {
     "promote": _promote,
     "rollback": _rollback,
     "put-dataset": _put_dataset,
+    "delete": _delete,
+    "prune": _prune,
+    "copy": _copy,
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from models.errors import DatasetError
 from models.label_file import by_label_file
@@ -28,7 +28,28 @@ if TYPE_CHECKING:
     from models.recipe import Recipe, Task
     from models.targets import Targets
 
-__all__ = ["SPLITS", "SPLIT_FOLDERS", "SUFFIXES", "Dataset", "Draw", "Item", "Leak", "Skipped", "Split", "Target", "scan"]
+__all__ = [
+    "SPLITS",
+    "SPLIT_FOLDERS",
+    "SUFFIXES",
+    "Dataset",
+    "Draw",
+    "Item",
+    "Leak",
+    "Skipped",
+    "Split",
+    "Target",
+    "Withheld",
+    "scan",
+]
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """An image that is left out since the model's held-out set has it, or nearly the same one."""
+
+    item: Item
+    kind: Literal["exact", "near"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,7 @@ class Dataset:
         skipped: Files that are left out, with the reason; leaks too.
         draw: How the splits came about; None where that is not known, and they stay as they are.
         leaks: Images that are left out because a stricter split holds a copy.
+        withheld: Images that are left out since the model's held-out set has them.
         notes: What was decided by looking at the data, in sentences for people.
     """
 
@@ -55,6 +77,7 @@ class Dataset:
     skipped: tuple[Skipped, ...] = ()
     draw: Draw | None = None
     leaks: tuple[Leak, ...] = ()
+    withheld: tuple[Withheld, ...] = ()
     notes: tuple[str, ...] = ()
 
     def of(self, split: Split) -> list[Item]:
@@ -96,6 +119,16 @@ class Dataset:
             return tuple(sorted(place[index] for index in target)) if isinstance(target, tuple) else place[int(target)]
 
         return replace(self, labels=labels, items=tuple(replace(item, target=moved(item.target)) for item in self.items))
+
+    def withhold(self, kinds: Mapping[str, Literal["exact", "near"]]) -> Dataset:
+        """The same, less images that are held out from every version, but for those in test, which nothing is learnt from.
+
+        Args:
+            kinds: The digest of an image to how it is like a held-out one.
+        """
+        held = tuple(Withheld(item, kinds[item.digest]) for item in self.items if item.digest in kinds and item.split != "test")
+        words = {"exact": "is in the held-out set", "near": "nearly the same image is in the held-out set"}
+        return replace(self.without(Skipped(one.item.path, words[one.kind]) for one in held), withheld=held)
 
     def require_training(self) -> None:
         """Refuse a data set from which something would not be learnt at all.

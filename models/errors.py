@@ -10,9 +10,11 @@
     │   ├── UnknownDatasetError  no such data set, or version of it
     │   └── DatasetInUseError    a job uses what should be deleted
     ├── RecipeError              a recipe is unknown, contradictory or out of range
+    ├── HoldoutError             the images that candidates are judged on cannot be read
     ├── RegistryError
     │   ├── UnknownModelError    no such name, version or alias
     │   ├── ConflictError        somebody else wrote first
+    │   ├── InUseError           a version is needed, and cannot be deleted
     │   └── NothingToRollBackError
     └── ImageError
         ├── EmptyImageError
@@ -73,6 +75,10 @@ class RecipeError(ContractError):
     """A recipe is unknown, contradictory or out of range."""
 
 
+class HoldoutError(ContractError):
+    """The images that candidates are judged on cannot be read, or not be fixed."""
+
+
 class RegistryError(ContractError):
     """Base of what the registry refuses."""
 
@@ -83,6 +89,10 @@ class UnknownModelError(RegistryError):
 
 class ConflictError(RegistryError):
     """Somebody else wrote first; read again and decide again."""
+
+
+class InUseError(RegistryError):
+    """A version is in production, the candidate, or what a rollback goes back to."""
 
 
 class NothingToRollBackError(RegistryError):

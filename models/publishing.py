@@ -1,7 +1,7 @@
 """How a version appears: copied beside, sealed, and renamed into place, which fails if the number is taken.
 
-Owns the folder `.publishing-*` that a version is made in. A process that dies leaves it behind; who publishes next, or
-prunes, removes it. Knows nothing of aliases.
+Owns the folders `.publishing-*` that something is made in before it appears. A process that dies leaves one behind; who
+publishes next, or prunes, removes it. Knows nothing of aliases.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def move_in(home: Path, source: Path, manifest: Manifest, finish: Callable[[Path
     folder = home / "versions"
     folder.mkdir(parents=True, exist_ok=True)
     sweep(home)
-    with _staging(home) as staging:
+    with staging_in(home) as staging:
         shutil.copytree(source, staging, dirs_exist_ok=True)
         return _rename_into_place(staging, folder, manifest, finish)
 
 
 def sweep(home: Path) -> int:
-    """Remove what processes that died were making below `home`; how many there were."""
+    """Remove what processes that died were making in `home`; how many there were."""
     gone = 0
     for left in home.glob(f"{_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError), _locked(left):
@@ -51,8 +51,11 @@ def sweep(home: Path) -> int:
 
 
 @contextlib.contextmanager
-def _staging(home: Path) -> Iterator[Path]:
-    """A folder to make a version in, locked for as long as this process lives: a process number says nothing elsewhere."""
+def staging_in(home: Path) -> Iterator[Path]:
+    """A folder to make something in, gone afterwards if nobody renamed it.
+
+    It is locked for as long as this process lives, since the number of a process says nothing on another machine.
+    """
     path = home / f"{_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}"
     path.mkdir()
     try:

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models import aliases as moves
-from models import artifact
+from models import artifact, retention
 from models.aliases import HISTORY, Aliases
 from models.artifact import MANIFEST, read_manifest
 from models.errors import ConflictError, ContractError, NothingToRollBackError, RegistryError, UnknownModelError
+from models.gate_report import GateReport
 from models.manifest import NAME_PATTERN, Manifest, check_name
 from models.publishing import move_in
+from models.reference import parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from models.confidence.schema import Confidence
 
+_GATES = "gates"
 # What a registry answers with: who asks it finds all of it here.
 __all__ = ["HISTORY", "Aliases", "Registry", "parse_reference"]
 
@@ -140,7 +143,7 @@ class Registry:
             ArtifactError: If a required file is missing or refused.
         """
         name = check_name(manifest.name)
-        sealed = move_in(self.root / name, source, manifest, finish)
+        sealed = move_in(self.home(name), source, manifest, finish)
         if first_is_production:
             self.promote_first(name, sealed.version)
         return sealed
@@ -212,11 +215,66 @@ class Registry:
         now = self.aliases(name)
         return self._append(name, now.nominated(None)) if now.candidate == version else now
 
+    def delete(self, name: str, version: int) -> None:
+        """Delete a version for good; its number is not given again.
+
+        Raises:
+            UnknownModelError: If there is no such version.
+            InUseError: If it is in production, the candidate, or what a rollback goes back to.
+        """
+        retention.delete(self, name, version)
+
+    def prune(self, name: str, keep: int) -> list[int]:
+        """Delete all but the newest `keep` and what cannot be deleted, and say which; and what dead processes left behind."""
+        return retention.prune(self, name, keep)
+
+    def copy(self, name: str, version: int, target: Path) -> Path:
+        """Copy a version into the registry in `target`, under its own number, unless it is there; no alias is moved.
+
+        Raises:
+            UnknownModelError: If there is no such version.
+            ArtifactError: If it was altered.
+            ConflictError: If the number is taken there, by another version or by one that was deleted.
+        """
+        return retention.copy(self, name, version, Registry(target))
+
+    def note(self, name: str, seen: Aliases, action: str) -> Aliases:
+        """Write into the history that something was done, having looked at `seen`; the aliases point where they did.
+
+        Raises:
+            ConflictError: If somebody moved an alias since.
+        """
+        return self._append(name, seen.noting(action))
+
+    def write_gate(self, report: GateReport) -> None:
+        """Keep what the gate said of a version; a later judgement takes the place of an earlier one."""
+        report.write(self.home(report.name) / _GATES)
+
+    def read_gate(self, name: str, version: int) -> GateReport | None:
+        """What the gate said of a version, also of one that was deleted since; None where it was not asked.
+
+        Raises:
+            ManifestError: If the report is not valid.
+        """
+        return GateReport.read(self.home(name) / _GATES, version)
+
+    def has_begun(self, name: str) -> bool:
+        """Whether a version of `name` was ever published, deleted ones included."""
+        try:
+            with os.scandir(self.home(name) / "versions") as entries:
+                return any(entry.name.isdecimal() for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def home(self, name: str) -> Path:
+        """The folder of everything of `name`; it need not exist yet."""
+        return self.root / check_name(name)
+
     def _append(self, name: str, aliases: Aliases) -> Aliases:
         return moves.append(self._aliases(name), name, aliases)
 
     def _aliases(self, name: str) -> Path:
-        return self.root / check_name(name) / "aliases"
+        return self.home(name) / "aliases"
 
     def _unknown(self, name: str, version: int | None) -> str:
         versions = self.versions(name)
@@ -226,20 +284,6 @@ class Registry:
         if version is None:
             return f"{name} has no production version; promote one of {versions}"
         return f"{name} has no version {version}; it has {versions}"
-
-
-def parse_reference(reference: str) -> tuple[str, int | None]:
-    """Split `name` or `name:N`.
-
-    Raises:
-        UnknownModelError: If it is neither.
-    """
-    match = re.fullmatch(rf"({NAME_PATTERN[1:-1]})(?::([1-9][0-9]{{0,8}}))?", reference)
-    if match is None:
-        raise UnknownModelError(
-            f"{reference!r:.80} is not a model; write name or name:version, such as birds or birds:3, in small letters"
-        )
-    return match[1], int(match[2]) if match[2] else None
 
 
 @contextlib.contextmanager

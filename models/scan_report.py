@@ -58,6 +58,13 @@ class Leaked(Frozen):
     copy_split: Split
 
 
+class HeldOut(Frozen):
+    """A file that was left out since the model's held-out set has it, or nearly the same image."""
+
+    kind: Literal["exact", "near"]
+    file: str
+
+
 class Labelled(Frozen):
     """A file with what it is said to show: one label, several, or a number."""
 
@@ -100,6 +107,7 @@ class ScanReport(Frozen):
         exact_copies: Groups of files of one split with equal bytes.
         near_copies: Groups of files of one split with nearly equal pixels; equal bytes may be among them.
         leaks: Images that were left out because a stricter split holds a copy.
+        held_out: Images that were left out since the model's held-out set has them.
         conflicts: Copies with different labels, whatever their splits; of numbers, only exact copies.
         notes: What was decided by looking at the data.
     """
@@ -117,6 +125,7 @@ class ScanReport(Frozen):
     exact_copies: Listed[tuple[str, ...]]
     near_copies: Listed[tuple[str, ...]]
     leaks: Listed[Leaked]
+    held_out: Listed[HeldOut]
     conflicts: Listed[Conflict]
     notes: tuple[str, ...]
 
@@ -146,6 +155,11 @@ class ScanReport(Frozen):
             self.leaks,
             "images left out, since a stricter split has a copy",
             lambda leak: f"{leak.file} is {'' if leak.kind == 'exact' else 'nearly '}{leak.copy_of}",
+        )
+        lines += _named(
+            self.held_out,
+            "images left out, since they are equal or nearly equal to held-out ones",
+            lambda one: f"{one.file}{'' if one.kind == 'exact' else ' (nearly)'}",
         )
         for kind, groups in (("equal", self.exact_copies), ("nearly equal", self.near_copies)):
             lines += _named(groups, f"groups of {kind} images, each in one split", lambda files: ", ".join(files[:_NAMED]))
@@ -192,8 +206,9 @@ def describe_dataset(dataset: Dataset, unreadable: Sequence[Skipped], copies: Ma
         unreadable: Those of its skipped files that do not decode.
         copies: The digest of every image that nearly equals another, to the name of its group.
     """
-    gone = {entry.path for entry in unreadable} | {leak.item.path for leak in dataset.leaks}
-    every = sorted((*dataset.items, *(leak.item for leak in dataset.leaks)), key=lambda item: item.path)
+    left = [*(leak.item for leak in dataset.leaks), *(one.item for one in dataset.withheld)]
+    gone = {entry.path for entry in unreadable} | {item.path for item in left}
+    every = sorted((*dataset.items, *left), key=lambda item: item.path)
 
     groups = _groups(dataset.items, copies)
 
@@ -227,6 +242,7 @@ def describe_dataset(dataset: Dataset, unreadable: Sequence[Skipped], copies: Ma
             )
             for leak in sorted(dataset.leaks, key=lambda leak: leak.item.path)
         ),
+        held_out=Listed[HeldOut].of(HeldOut(kind=one.kind, file=_below(dataset, one.item)) for one in dataset.withheld),
         conflicts=Listed[Conflict].of(_conflicts(dataset, every, copies)),
         notes=dataset.notes,
     )

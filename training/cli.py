@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.recipe import Recipe
-from models.registry import Registry
+from models.registry import Registry, parse_reference
 from models.settings import read_home_settings
 from training import recipes
 from training.arguments import parse
@@ -163,6 +163,18 @@ def _evaluate(options: argparse.Namespace, registry: Registry, settings: HomeSet
     return found.evaluation.to_bytes().decode().rstrip()
 
 
+def _gate(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
+    name, version = parse_reference(options.reference)
+    if version is None:
+        raise TrainingError(f"say which version of {name} to judge: {name}:N, one of {registry.versions(name)}")
+    from training.gate import gate
+
+    report = gate(name, version, registry)
+    if options.out is not None:
+        options.out.write_bytes(report.to_bytes())
+    return report.verdict
+
+
 def _publish_pretrained(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
     recipe = _recipe(options)
     from training.pretrained import publish_pretrained
@@ -199,6 +211,7 @@ _COMMANDS = {
     "scan": _scan,
     "report": _report,
     "evaluate": _evaluate,
+    "gate": _gate,
     "publish-pretrained": _publish_pretrained,
     "backbones": _backbones,
     "sample-data": _sample_data,

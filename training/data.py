@@ -13,7 +13,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from training.progress import progress, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from models.holdout import Holdout
     from models.manifest import Preprocessing
     from models.recipe import Task
 
@@ -69,7 +70,9 @@ class Decoded(NamedTuple):
     copies: dict[str, str]
 
 
-def decode_all(dataset: Dataset, preprocessing: Preprocessing, image_size: int, work_root: Path) -> Decoded:
+def decode_all(
+    dataset: Dataset, preprocessing: Preprocessing, image_size: int, work_root: Path, holdout: Holdout | None = None
+) -> Decoded:
     """Decode every image of the data set at `image_size` squared, once.
 
     Args:
@@ -77,10 +80,11 @@ def decode_all(dataset: Dataset, preprocessing: Preprocessing, image_size: int, 
         preprocessing: The artifact's own.
         image_size: Pixels a side.
         work_root: Where pixels go that do not fit in memory.
+        holdout: Images that must not be learnt from.
 
     Returns:
-        The data set without the files that did not decode (they are in its `skipped`) and with near copies in one split,
-        the images of each split, and a report.
+        The data set without the files that did not decode (they are in its `skipped`) and with near copies in one split and
+        held-out images in none but test, the images of each split, and a report.
 
     Raises:
         DatasetError: If something is left with no image to train on, or the pixels fit neither in memory nor on disk.
@@ -98,19 +102,31 @@ def decode_all(dataset: Dataset, preprocessing: Preprocessing, image_size: int, 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         results = list(progress(pool.map(read, range(len(pixels))), "reading images", len(pixels)))
     unreadable = [result for result in results if isinstance(result, Skipped)]
-    copies = _copies(dataset, results)
-    settled = dataset.without(unreadable).together(copies)
+    copies, kinds = _copies(dataset, results, holdout)
+    settled = dataset.without(unreadable).together(copies).withhold(kinds)
     settled.require_training()
     return Decoded(settled, _split(settled, dataset, pixels), describe_dataset(settled, unreadable, copies), copies)
 
 
-def _copies(dataset: Dataset, results: Sequence[UInt8Array | Skipped]) -> dict[str, str]:
-    """Near copies among the images that decode; of equal bytes one is looked at."""
+def _copies(
+    dataset: Dataset, results: Sequence[UInt8Array | Skipped], holdout: Holdout | None
+) -> tuple[dict[str, str], dict[str, Literal["exact", "near"]]]:
+    """Near copies among the images that decode, and how each is like a held-out one; of equal bytes one is looked at."""
     thumbnails = {
         item.digest: result for item, result in zip(dataset.items, results, strict=True) if not isinstance(result, Skipped)
     }
+    ours = set(thumbnails)
+    held: frozenset[str] = frozenset()
+    if holdout is not None:
+        held = holdout.digests()
+        for image, small in zip(holdout.index.images, holdout.thumbnails(), strict=True):
+            thumbnails.setdefault(image.digest, small)
     names = sorted(thumbnails)
-    return group_copies(names, np.stack([thumbnails[name] for name in names])) if names else {}
+    copies = group_copies(names, np.stack([thumbnails[name] for name in names])) if names else {}
+    touched = {copies[digest] for digest in held if digest in copies}
+    kinds: dict[str, Literal["exact", "near"]] = {name: "near" for name in ours if copies.get(name) in touched}
+    kinds |= dict.fromkeys(ours & held, "exact")
+    return {name: group for name, group in copies.items() if name in ours}, kinds
 
 
 def _split(settled: Dataset, scanned: Dataset, pixels: UInt8Array) -> dict[Split, Images]:

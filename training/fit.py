@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from models.holdout import Holdout
 from models.manifest import check_name, check_run
 from training.assemble import Trained, assemble
 from training.checkpoint import Run, read_request
@@ -123,7 +124,8 @@ def fit(
     except OSError as err:
         raise TrainingError(f"{runs_root} cannot be made ({err.strerror}); CANDOR_HOME says where state lives") from err
     start = _start(order, recipe)
-    prepared = prepare(data, start.recipe, runs_root, start.weights)
+    holdout = Holdout.read(registry, name)
+    prepared = prepare(data, start.recipe, runs_root, start.weights, holdout)
     try:
         manifest = _fit(order, prepared, start, recipe)
     finally:
@@ -150,6 +152,8 @@ def _fit(order: _Order, prepared: Prepared, start: Start, recipe: Recipe) -> Man
         "parent": start.parent,
     }
     options.events("started", name=order.name, images=len(dataset.items), labels=len(dataset.labels))
+    if prepared.holdout is not None:
+        options.events("held_out", images=len(prepared.holdout.index.images), left_out=len(dataset.withheld))
     unrelated = _unrelated(prepared, options.unrelated)
     run = _open_run(world, order, request)
     try:
@@ -187,6 +191,13 @@ def _settle(order: _Order, made: Manifest) -> Manifest:
     return made
 
 
+def _say_held_out(holdout: Holdout | None) -> None:
+    if holdout is None:
+        say("  no test images: nothing is held out, so that later versions must be promoted by hand")
+    else:
+        say(f"  its {len(holdout.index.images)} test images are held out from every version to come, which is judged on them")
+
+
 def _say_what_serves(order: _Order, manifest: Manifest) -> None:
     aliases, reference = order.registry.aliases(order.name), manifest.reference
     if aliases.candidate == manifest.version:
@@ -214,6 +225,9 @@ def _open_run(world: World, order: _Order, request: dict[str, Any]) -> Run:
 def _publish(
     order: _Order, prepared: Prepared, trained: Trained, run: Run, start: Start, unrelated: np.ndarray | None
 ) -> Manifest:
+    if not order.registry.has_begun(order.name):
+        # Before the version: one that appears without it could never be compared with.
+        _say_held_out(Holdout.fix(order.registry, order.name, prepared.dataset))
     publication = replace(
         assemble(order.name, prepared, trained, unrelated),
         stop=order.options.stop,

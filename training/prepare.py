@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from models.dataset import Dataset, Split
+    from models.holdout import Holdout
     from models.manifest import Preprocessing
     from models.recipe import Recipe
     from models.scan_report import ScanReport
@@ -52,6 +53,7 @@ class Prepared:
     recipe: Recipe
     device: Device
     world: World
+    holdout: Holdout | None
 
     @property
     def image_size(self) -> int:
@@ -60,7 +62,13 @@ class Prepared:
         return self.recipe.image_size
 
 
-def prepare(data: Path | Sequence[Path], recipe: Recipe, work_root: Path, weights: Path | None = None) -> Prepared:
+def prepare(
+    data: Path | Sequence[Path],
+    recipe: Recipe,
+    work_root: Path,
+    weights: Path | None = None,
+    holdout: Holdout | None = None,
+) -> Prepared:
     """Scan, build the network, decode.
 
     Args:
@@ -68,6 +76,7 @@ def prepare(data: Path | Sequence[Path], recipe: Recipe, work_root: Path, weight
         recipe: Every choice.
         work_root: Where pixels go that do not fit in memory.
         weights: The folder of a version to start from, instead of what the recipe says.
+        holdout: Images that must not be learnt from.
 
     Raises:
         ContractError: If the data cannot be used.
@@ -85,7 +94,7 @@ def prepare(data: Path | Sequence[Path], recipe: Recipe, work_root: Path, weight
         preprocessing = standard_preprocessing(crop_ratio=1.0)
         what = f"of {len(dataset.labels)} labels" if dataset.task != "regression" else f"with a number ({dataset.labels[0]})"
         say(f"{len(dataset.items)} images {what}; {recipe.backbone} at {size} px, {device.describe()}")
-        dataset, splits, report, copies = decode_all(dataset, preprocessing, size, work_root)
+        dataset, splits, report, copies = decode_all(dataset, preprocessing, size, work_root, holdout)
         world.same("images", dataset.fingerprint())
         for line in report.lines():
             say(f"  {line}")
@@ -111,6 +120,7 @@ def prepare(data: Path | Sequence[Path], recipe: Recipe, work_root: Path, weight
         ),
         device=device,
         world=world,
+        holdout=holdout,
     )
 
 

@@ -75,7 +75,7 @@ class JsonLines:
         """Append to `path`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8", buffering=1)
-        if _is_torn(path):
+        if path.is_file() and _is_torn(path):
             self._file.write("\n")
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
@@ -92,7 +92,7 @@ def _is_torn(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
-        return file.read() not in {b"", b"\n"}
+        return file.read(1) not in {b"", b"\n"}
 
 
 class Events:

@@ -330,3 +330,33 @@ def test_put_dataset_says_that_the_disk_is_full(home: Path, tmp_path: Path, monk
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=99))
     assert main(["put-dataset", str(tmp_path / "data.zip"), "--name", "birds"]) == 74
+
+
+# --- delete, prune, copy
+
+
+def test_delete_prune_and_copy_say_what_they_did(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str], refuse: Callable[..., str]
+) -> None:
+    source = write_files(tmp_path / "more")
+    for _ in range(2):
+        registry.publish(source, make_manifest())
+    capsys.readouterr()
+
+    assert main(["delete", "birds:2"]) == 0
+    assert main(["prune", "birds", "--keep", "1"]) == 0
+    assert main(["prune", "--all", "--keep", "0"]) == 0
+    assert main(["copy", "birds:1", str(tmp_path / "there")]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        "birds:2 is deleted",
+        "birds: deleted 3; 1, 4 stay",
+        "birds: deleted 4; 1 stay",
+        "owls: deleted nothing; 1 stay",
+        str(tmp_path / "there" / "birds" / "versions" / "1"),
+    ]
+    assert Registry(tmp_path / "there").versions("birds") == [1]
+    assert refuse("delete", "birds:1").startswith("birds:1 is in production and cannot be deleted")
+    assert refuse("delete", "birds") == "say which version of birds: birds:N, one of [1]"
+    assert refuse("prune", "cats", "--keep", "1").startswith("there is no model named 'cats'")
+    assert refuse("copy", "birds:1", "s3://bucket/registry").startswith("s3://bucket/registry is an address")

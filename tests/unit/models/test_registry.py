@@ -416,6 +416,73 @@ def test_an_alias_file_that_is_not_valid_is_refused_by_path(registry: Registry) 
     assert registry.resolve("birds:1") == ("birds", 1), "a version asked for by number needs no alias"
 
 
+# --- the candidate, runs, and who looked before
+
+
+def test_a_version_may_be_published_without_going_into_production(registry: Registry, tmp_path: Path) -> None:
+    source = write_files(tmp_path / "source")
+    registry.publish(source, make_manifest(), first_is_production=False)
+    assert registry.aliases("birds") == Aliases.none()
+
+    assert registry.nominate("birds", 1).candidate == 1
+    assert registry.nominate("birds", 1).epoch == 1, "it is already"
+    promoted = registry.promote("birds", 1)
+    assert (promoted.production, promoted.candidate, promoted.epoch) == (1, None, 2)
+    assert registry.nominate("birds", 1) == promoted, "what is in production is no candidate"
+
+
+def test_withdrawing_takes_back_the_candidate_and_no_other(registry: Registry) -> None:
+    publish(registry, 3)
+    registry.nominate("birds", 2)
+    registry.nominate("birds", 3)
+
+    assert registry.withdraw("birds", 2).candidate == 3
+    withdrawn = registry.withdraw("birds", 3)
+    assert (withdrawn.candidate, withdrawn.production, withdrawn.action) == (None, 1, "withdraw 3")
+    with pytest.raises(UnknownModelError, match="birds has no version 9"):
+        registry.nominate("birds", 9)
+
+
+def test_the_first_one_is_promoted_once(registry: Registry) -> None:
+    publish(registry, 2)
+    assert registry.promote_first("birds", 2).production == 1
+    assert registry.history("birds") == [1]
+
+
+def test_who_looked_before_the_last_move_is_told_to_look_again(registry: Registry) -> None:
+    publish(registry, 3)
+    registry.promote("birds", 2, expected_epoch=1)
+    before = registry.aliases("birds")
+
+    for call in (
+        lambda: registry.promote("birds", 3, expected_epoch=1),
+        lambda: registry.promote("birds", 2, expected_epoch=1),
+        lambda: registry.rollback("birds", expected_epoch=1),
+    ):
+        with pytest.raises(ConflictError) as caught:
+            call()
+        assert str(caught.value) == ("the aliases of birds are at epoch 2 (promote 2), expected 1; look again and repeat")
+    assert registry.aliases("birds") == before
+    assert registry.rollback("birds", expected_epoch=2).production == 1
+
+
+def test_the_version_of_a_run_is_found_and_one_that_cannot_be_read_is_passed_over(registry: Registry, tmp_path: Path) -> None:
+    source = write_files(tmp_path / "source")
+    for run in ("one", "two", None):
+        registry.publish(source, make_manifest(run=run))
+    (registry.path("birds", 3) / "manifest.json").write_text("{}")
+
+    assert [registry.find_run("birds", run) for run in ("one", "two", "three")] == [1, 2, None]
+    assert registry.find_run("owls", "one") is None
+
+
+def test_staging_of_a_dead_process_is_swept_by_the_next_publication(registry: Registry) -> None:
+    left = registry.root / "birds" / ".publishing-1-00000000"
+    write_files(left)
+    publish(registry)
+    assert not left.exists()
+
+
 # --- what a crash leaves behind
 
 
