@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from models.registry import Registry
 
 _MAX_BYTES = 1 << 20
+MAX_KEY_LENGTH = 200
 HEADER = "idempotency-key"
 
 
@@ -60,7 +61,7 @@ class RetrainRequest(BaseModel):
         default="gate", description="gate: what passes the gate goes into production; manual: it waits as the candidate"
     )
     idempotency_key: str | None = Field(
-        default=None, min_length=1, max_length=200, description="the same key and request again is the same job"
+        default=None, min_length=1, max_length=MAX_KEY_LENGTH, description="the same key and request again is the same job"
     )
 
 
@@ -104,8 +105,8 @@ def _idempotency_key(header: str | None, field: str | None) -> str:
         raise IdempotencyKeyRequiredError(
             "send an Idempotency-Key header (or the field idempotency_key): any text of your own, the same when you ask again"
         )
-    if len(key) > 200:
-        raise BadRequestError(f"the idempotency key has {len(key)} characters; at most 200 are kept")
+    if len(key) > MAX_KEY_LENGTH:
+        raise BadRequestError(f"the idempotency key has {len(key)} characters; at most {MAX_KEY_LENGTH} are kept")
     return key
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
 from service.api.datasets import datasets_router
+from service.api.holdout import holdout_router
 from service.api.interpretation import interpretation_router
 from service.api.jobs import jobs_router
 from service.api.models import models_router
@@ -35,6 +36,7 @@ def build_app(engine: EngineRef) -> FastAPI:
     app.include_router(models_router(engine))
     app.include_router(interpretation_router(engine))
     app.include_router(promotion_router(engine))
+    app.include_router(holdout_router(engine))
     app.include_router(jobs_router(engine))
     app.include_router(datasets_router(engine))
     app.include_router(operations_router(engine, app))

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
-from models.gate import GateReport
+from models.gate_report import GateReport
+from service.api.openapi import problems
 from service.errors import BadRequestError, UnknownJobError
 from service.jobs.folder import JobFolder
 from service.jobs.schema import FINAL, STATES, Job, JobState, Promote
@@ -138,7 +139,12 @@ def jobs_router(engine: EngineRef) -> APIRouter:
         text = _folder(here, _job(here, job_id)).tail(max_bytes)
         return Response(text, media_type="text/plain; charset=utf-8")
 
-    @router.post("/jobs/{job_id}/cancel", status_code=202, summary="End a job; nothing of it is promoted")
+    @router.post(
+        "/jobs/{job_id}/cancel",
+        status_code=202,
+        summary="End a job; nothing of it is promoted",
+        responses=problems(409, 503),
+    )
     def cancel_job(job_id: str) -> JobCard:
         here = engine.get()
         _job(here, job_id)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from models.confidence.case import DEFAULT_LEVEL
 from service.api.classify import ClassifyAnswer
 from service.api.explain import ExplainAnswer
 from service.api.security import SCHEMES, needed, secure, statuses
 from service.calls import DEFAULT_NEIGHBORS, DEFAULT_TOP_K, MAX_LEVEL, MAX_NEIGHBORS, MAX_TOP_K, HeatmapForm
+from service.retraining import MAX_KEY_LENGTH, RetrainRequest
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from pydantic import BaseModel
 
 _REF = "#/components/schemas/{model}"
 PROBLEM = {
@@ -31,7 +33,7 @@ PROBLEM = {
 _MODEL = {"model": {"type": "string", "description": "name (its production version) or name:N"}}
 _TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
 _PROBLEMS = {
-    400: "`empty_body`, `invalid_parameter`, `model_required`",
+    400: "`empty_body`, `invalid_parameter`, `model_required`, `idempotency_key_required`",
     401: "`unauthenticated`, with WWW-Authenticate",
     403: "`foreign_origin`, `unknown_host`, `not_allowed`, `missing_scope`",
     404: "`unknown_model`, `unknown_dataset`, `unknown_job`, `not_found`",
@@ -58,7 +60,8 @@ def problems(*statuses: int) -> dict[int | str, Any]:
 
 def complete(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document with BentoML's routes in it."""
-    _, definitions = models_json_schema([(ClassifyAnswer, "serialization"), (ExplainAnswer, "serialization")], ref_template=_REF)
+    answers: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "serialization") for kind in (ClassifyAnswer, ExplainAnswer)]
+    _, definitions = models_json_schema([*answers, (RetrainRequest, "validation")], ref_template=_REF)
     document = app.openapi()
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(definitions["$defs"])
@@ -76,6 +79,7 @@ def complete(app: FastAPI) -> dict[str, Any]:
     document["paths"] = {
         "/classify": {"post": _classify()},
         "/explain-confidence": {"post": _explain()},
+        "/retrain": {"post": _retrain()},
         **document["paths"],
         **_probes(),
     }
@@ -148,6 +152,30 @@ def _explain() -> dict[str, Any]:
         fields,
         ("ExplainAnswer", "What is known of the image; which fields is the model's task"),
     )
+
+
+def _retrain() -> dict[str, Any]:
+    key = {"type": "string", "maxLength": MAX_KEY_LENGTH, "description": "or the field idempotency_key; the same is the same job"}
+    location = {"schema": {"type": "string"}, "description": "where the job is to be seen"}
+    return {
+        "tags": ["jobs"],
+        "operationId": "retrain",
+        "summary": "Train a new version, and promote it if it is better",
+        "description": "Answers when the request is checked and the job is on disk. Asking again with the same key is harmless.",
+        "parameters": [{"name": "Idempotency-Key", "in": "header", "required": False, "schema": key}],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model="RetrainRequest")}}},
+        },
+        "responses": {
+            "202": {
+                "description": "The job, as it is",
+                "headers": {"Location": location},
+                "content": {"application/json": {"schema": {"$ref": _REF.format(model="JobCard")}}},
+            },
+            **problems(400, 403, 404, 413, 415, 422, 429, 503),
+        },
+    }
 
 
 def _inference(operation: str, summary: str, description: str, fields: dict[str, Any], answer: tuple[str, str]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.errors import ConflictError as AliasMovedError
 from models.errors import NothingToRollBackError as NoEarlierVersionError
 from models.errors import UnknownModelError as NoSuchModelError
-from models.gate import GateReport  # noqa: TC001 - FastAPI reads the annotation
+from models.gate_report import GateReport  # noqa: TC001 - FastAPI reads the annotation
 from models.manifest import NAME_PATTERN
+from service.api.openapi import problems
 from service.errors import (
     BadRequestError,
     ConflictError,
@@ -59,12 +60,12 @@ def promotion_router(engine: EngineRef) -> APIRouter:
     """The routes, over an engine that exists when they are called."""
     router = APIRouter(tags=["models"])
 
-    @router.post("/models/{name}/promote", summary="Put a version into production")
+    @router.post("/models/{name}/promote", summary="Put a version into production", responses=problems(409, 412))
     def promote(name: str, asked: PromoteRequest, response: Response, if_match: IfMatch = None) -> AliasCard:
         registry, expected = engine.get().registry, _expected(if_match)
         return _move(name, response, if_match, lambda: registry.promote(name, asked.version, expected_epoch=expected))
 
-    @router.post("/models/{name}/rollback", summary="Put the version before into production")
+    @router.post("/models/{name}/rollback", summary="Put the version before into production", responses=problems(409, 412))
     def rollback(name: str, response: Response, if_match: IfMatch = None) -> AliasCard:
         registry, expected = engine.get().registry, _expected(if_match)
         return _move(name, response, if_match, lambda: registry.rollback(name, expected_epoch=expected))

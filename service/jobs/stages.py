@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from models.errors import ConflictError, ContractError
-from models.gate import GateReport
+from models.gate_report import GateReport
 from service.jobs.outcome import Died, Failed, Fitted, Outcome, Stopped, last_words
 
 if TYPE_CHECKING:
