@@ -31,7 +31,16 @@ class Engine:
         return self
 
 
-def call(app: Any, engine: Engine, *, server: str = "127.0.0.1", path: str = "/", body: bytes = b"", **headers: str) -> Any:
+def call(
+    app: Any,
+    engine: Engine,
+    *,
+    server: str = "127.0.0.1",
+    path: str = "/",
+    body: bytes = b"",
+    streamed: bool = False,
+    **headers: str,
+) -> Any:
     sent: list[dict[str, Any]] = []
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in {"host": "localhost:3000", **headers}.items()]
     scope = {"type": "http", "method": "POST", "path": path, "headers": raw, "server": (server, 3000)}
@@ -42,7 +51,7 @@ def call(app: Any, engine: Engine, *, server: str = "127.0.0.1", path: str = "/"
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    asyncio.run(Guard(app, engine, frozenset({"/"}))(scope, receive, send))
+    asyncio.run(Guard(app, engine, frozenset({"/"}), lambda _: streamed)(scope, receive, send))
     return SimpleNamespace(
         status=sent[0]["status"], headers=dict(sent[0]["headers"]), body=b"".join(m.get("body", b"") for m in sent[1:])
     )
@@ -113,3 +122,5 @@ def test_bodies_in_memory_are_bounded_together_and_given_back() -> None:
     assert call(good, engine, body=b"x" * 40).status == 200
     with pytest.raises(QueueFullError, match="60 bytes of requests are being answered, and at most 100 may"):
         engine.budget.take(41)
+    assert call(good, engine, body=b"x" * 1000, streamed=True).status == 200
+    engine.budget.take(40)
