@@ -196,9 +196,21 @@ class Datasets:
             ) from err
 
     async def _put(self, zip_path: Path, name: str) -> tuple[DatasetCard, bool]:
-        command = (sys.executable, "-W", "ignore", "-m", "models", "put-dataset", str(zip_path), "--name", name)
+        code, stdout, stderr = await self._look_through(zip_path, name)
+        said = stderr.strip().rpartition("\n")[2]
+        if code == EXIT_REFUSED:
+            raise InvalidDatasetError(said)
+        if code == EXIT_FULL:
+            raise NoSpaceError(said)
+        if code != 0:
+            raise RuntimeError(f"put-dataset ended with {code}: {stderr}")
+        answer = from_json(stdout)
+        return DatasetCard.model_validate(answer["card"]), bool(answer["is_new"])
+
+    async def _look_through(self, zip_path: Path, name: str) -> tuple[int, bytes, str]:
+        """Run the process that keeps a data set: its exit code, stdout and stderr."""
         process = await asyncio.create_subprocess_exec(
-            *command,
+            *(sys.executable, "-W", "ignore", "-m", "models", "put-dataset", str(zip_path), "--name", name),
             *("--into", str(self.store.root.absolute()), "--origin", "upload", "--background"),
             cwd=_PROJECT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
@@ -211,16 +223,11 @@ class Datasets:
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
-        said = stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        if process.returncode == EXIT_REFUSED:
-            raise InvalidDatasetError(said)
-        if process.returncode == EXIT_FULL:
-            raise NoSpaceError(said)
-        if process.returncode != 0:
-            raise RuntimeError(f"put-dataset ended with {process.returncode}: {stderr.decode(errors='replace')}")
-        answer = from_json(stdout)
-        return DatasetCard.model_validate(answer["card"]), bool(answer["is_new"])
+            code = await process.wait()
+            if code < 0:
+                # What was killed does not tidy up.
+                await self._run(self._sweep)
+        return code, stdout, stderr.decode(errors="replace")
 
 
 def locate(reference: str, store: DatasetStore, roots: Sequence[Path]) -> Path:

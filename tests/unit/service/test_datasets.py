@@ -109,7 +109,7 @@ def test_a_child_that_fails_reveals_nothing_and_one_that_is_not_waited_for_is_en
     async def cancelled() -> None:
         started = tmp_path / "started"
         script = tmp_path / "slow"
-        script.write_text(f"#!/bin/sh\ntouch {started}\nexec sleep 60\n")
+        script.write_text(f"#!/bin/sh\nmkdir {store.root}/.incoming-child\ntouch {started}\nexec sleep 60\n")
         script.chmod(0o755)
         monkeypatch.setattr(module.sys, "executable", str(script))
         task = asyncio.create_task(Datasets(store, 10_000).upload("birds", request(b"PK")))
