@@ -79,16 +79,17 @@ class Datasets:
         self._stall_s = stall_s
         self._uploads = 0
         self._turn = asyncio.Lock()
-        # Writing waits for the disk, which must not keep anybody else's thread.
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="datasets")
+        # Writing waits for the disk, which must not keep anybody else's thread; and one at a time: what is written to a file
+        # that is given up is written before it is closed.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="datasets")
 
     def start(self) -> None:
         """Begin to remove what an earlier process left unfinished."""
-        self._threads.submit(self._sweep)
+        self._thread.submit(self._sweep)
 
     def close(self) -> None:
-        """Stop the threads; what is unfinished is removed by whoever waits for it."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Stop the thread; what is unfinished is removed by whoever waits for it."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def upload(self, name: str, request: Request) -> tuple[DatasetCard, bool]:
         """Keep a body as a data set, and answer its card and whether it is a new version.
@@ -148,16 +149,19 @@ class Datasets:
             logger.info("removed %d unfinished uploads of an earlier process", count)
 
     async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(call, *args, **kwargs))
 
     @contextlib.asynccontextmanager
     async def _work_folder(self) -> AsyncIterator[Path]:
         stack = contextlib.ExitStack()
-        with _told():
-            folder = await self._run(stack.enter_context, work_folder(self.store.root.absolute()))
+        entering = asyncio.ensure_future(self._run(stack.enter_context, work_folder(self.store.root.absolute())))
         try:
+            with _told():
+                folder = await asyncio.shield(entering)
             yield folder
         finally:
+            # Whoever gives up while it is being made has it removed when it is made.
+            await asyncio.wait([entering])
             await self._run(stack.close)
 
     async def _receive(self, request: Request, path: Path) -> None:
@@ -168,14 +172,19 @@ class Datasets:
             raise NoSpaceError(f"the upload is {declared} bytes, and the disk has {free} free; make room, or split it")
         chunks = bounded_body(request, self._max_bytes)
         waiting = bytearray()
-        with _told(), full_disk(), path.open("wb", buffering=0) as file:
-            while (chunk := await self._next(chunks)) is not None:
-                waiting += chunk
-                if len(waiting) >= _WRITE_BYTES:
-                    await self._run(file.write, waiting)
-                    waiting = bytearray()
-            await self._run(file.write, waiting)
-            await self._run(os.fsync, file.fileno())
+        with _told(), full_disk():
+            file = await self._run(path.open, "wb")
+            try:
+                while (chunk := await self._next(chunks)) is not None:
+                    waiting += chunk
+                    if len(waiting) >= _WRITE_BYTES:
+                        await self._run(file.write, waiting)
+                        waiting = bytearray()
+                await self._run(file.write, waiting)
+                await self._run(file.flush)
+                await self._run(os.fsync, file.fileno())
+            finally:
+                await self._run(file.close)
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
         try:
@@ -187,9 +196,21 @@ class Datasets:
             ) from err
 
     async def _put(self, zip_path: Path, name: str) -> tuple[DatasetCard, bool]:
-        command = (sys.executable, "-W", "ignore", "-m", "models", "put-dataset", str(zip_path), "--name", name)
+        code, stdout, stderr = await self._look_through(zip_path, name)
+        said = stderr.strip().rpartition("\n")[2]
+        if code == EXIT_REFUSED:
+            raise InvalidDatasetError(said)
+        if code == EXIT_FULL:
+            raise NoSpaceError(said)
+        if code != 0:
+            raise RuntimeError(f"put-dataset ended with {code}: {stderr}")
+        answer = from_json(stdout)
+        return DatasetCard.model_validate(answer["card"]), bool(answer["is_new"])
+
+    async def _look_through(self, zip_path: Path, name: str) -> tuple[int, bytes, str]:
+        """Run the process that keeps a data set: its exit code, stdout and stderr."""
         process = await asyncio.create_subprocess_exec(
-            *command,
+            *(sys.executable, "-W", "ignore", "-m", "models", "put-dataset", str(zip_path), "--name", name),
             *("--into", str(self.store.root.absolute()), "--origin", "upload", "--background"),
             cwd=_PROJECT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
@@ -202,16 +223,11 @@ class Datasets:
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
-        said = stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        if process.returncode == EXIT_REFUSED:
-            raise InvalidDatasetError(said)
-        if process.returncode == EXIT_FULL:
-            raise NoSpaceError(said)
-        if process.returncode != 0:
-            raise RuntimeError(f"put-dataset ended with {process.returncode}: {stderr.decode(errors='replace')}")
-        answer = from_json(stdout)
-        return DatasetCard.model_validate(answer["card"]), bool(answer["is_new"])
+            code = await process.wait()
+            if code < 0:
+                # What was killed does not tidy up.
+                await self._run(self._sweep)
+        return code, stdout, stderr.decode(errors="replace")
 
 
 def locate(reference: str, store: DatasetStore, roots: Sequence[Path]) -> Path:

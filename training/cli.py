@@ -199,9 +199,10 @@ def _sample_data(options: argparse.Namespace, registry: Registry, settings: Home
 def _quickstart(options: argparse.Namespace, registry: Registry, settings: HomeSettings) -> str:
     if all(registry.aliases(name).production for name in ("imagenet", "fashion")):
         return ""
+    from models.dataset_store import DatasetStore
     from training.quickstart import quickstart
 
-    quickstart(registry, settings.home, settings.runs_root)
+    quickstart(registry, DatasetStore(settings.datasets_root), settings.runs_root)
     return ""
 
 

@@ -60,6 +60,15 @@ def test_every_route_is_in_the_document(document: dict[str, Any]) -> None:
     } <= document["paths"].keys()
 
 
+def test_an_upload_is_documented_with_its_body_and_what_it_may_be_refused_for(document: dict[str, Any]) -> None:
+    upload = document["paths"]["/datasets/{name}"]["put"]
+    assert upload["requestBody"]["content"].keys() == {"application/zip"}
+    assert {"200", "201", "400", "408", "413", "415", "422", "429", "507"} <= upload["responses"].keys()
+    assert "`invalid_dataset`" in upload["responses"]["422"]["description"]
+    assert "409" in document["paths"]["/datasets/{name}"]["delete"]["responses"]
+    assert "422" not in document["paths"]["/datasets/{name}"]["get"]["responses"]
+
+
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     named = set(re.findall(r"'#/components/schemas/([^']+)'", str(document)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from models.dataset_store import DatasetStore
 from models.registry import Registry
 from tests.support.server import ROOT, Server, environment, serve
 from tests.support.tiny import publish_colours
@@ -52,7 +53,7 @@ def real(quickstart_home: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def fashion_images(quickstart_home: Path) -> list[Path]:
     """Two test images of each label of the sample."""
-    folder = quickstart_home / "datasets" / "fashion-mnist" / "test"
+    folder = DatasetStore(quickstart_home / "datasets").resolve("fashion-mnist").path / "test"
     return [path for label in sorted(folder.iterdir()) for path in sorted(label.iterdir())[:2]]
 
 

@@ -16,6 +16,7 @@ from models.artifact import Artifact
 from models.confidence.conformal import coverage
 from models.confidence.heatmap import Head, activation_map, incompleteness
 from models.confidence.judge import Judge
+from models.dataset_store import DatasetStore
 from models.decision import probabilities
 from models.intervals import covered_by_chance, largest_chance_ece
 from models.metrics import expected_calibration_error, negative_log_likelihood
@@ -81,7 +82,10 @@ def fashion(quickstart_home: Path) -> Version:
 
 @pytest.fixture(scope="module")
 def test_split(quickstart_home: Path, fashion: Version) -> tuple[Asked, npt.NDArray[np.int64]]:
-    manifest, folder = fashion.artifact.manifest, quickstart_home / "datasets" / "fashion-mnist" / "test"
+    manifest, folder = (
+        fashion.artifact.manifest,
+        DatasetStore(quickstart_home / "datasets").resolve("fashion-mnist").path / "test",
+    )
     files = [(path, label) for label, name in enumerate(manifest.labels) for path in sorted((folder / name).iterdir())]
     size = manifest.input.height
     pixels = np.stack([load_image(path.read_bytes(), manifest.preprocessing, size, size) for path, _ in files])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from models.dataset_store import DatasetStore
 from models.registry import Registry
 from tests.support.folders import write_colours
 from tests.support.server import ROOT, Server, environment
@@ -38,6 +39,12 @@ def test_sample_model_reaches_85_percent_and_calibration_helps(quickstart_home: 
     # What is published is no worse on validation than the probe.
     assert metrics.chosen is not None
     assert metrics.validation[metrics.chosen].nll <= metrics.validation["probe"].nll
+
+
+def test_sample_is_kept_as_a_data_set_to_train_on_again(quickstart_home: Path) -> None:
+    card = DatasetStore(quickstart_home / "datasets").resolve("fashion-mnist").card
+    assert (card.images, len(card.labels), card.findings) == (4200, 10, ())
+    assert card.splits == {"train": 2000, "validation": 600, "calibration": 600, "test": 1000}
 
 
 def test_pretrained_model_says_that_it_is_not_calibrated(quickstart_home: Path) -> None:

@@ -71,6 +71,7 @@ def call(
     path: str = "/classify",
     body: bytes = b"",
     key: str | None = None,
+    streamed: bool = False,
     **headers: str,
 ) -> Any:
     sent: list[dict[str, Any]] = []
@@ -87,7 +88,7 @@ def call(
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    asyncio.run(Guard(app, engine)(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(Guard(app, engine, lambda _: streamed)(scope, receive, send))  # type: ignore[arg-type]
     assert [message["type"] for message in sent].count("http.response.start") == 1
     text = b"".join(message.get("body", b"") for message in sent[1:])
     problem = json.loads(text) if sent[0]["status"] >= 400 else {}
@@ -165,6 +166,8 @@ def test_bodies_in_memory_are_bounded_together_and_given_back(engine: Engine) ->
     assert call(good, engine, body=b"x" * 40).status == 200
     with pytest.raises(QueueFullError, match="60 bytes of requests are being answered, and at most 100 may"):
         engine.budget.take(41)
+    assert call(good, engine, body=b"x" * 1000, streamed=True).status == 200
+    engine.budget.take(40)
 
 
 OPEN = {"allow_unauthenticated": "predict"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,14 @@ def test_everything_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert "CANDOR_PORT: " in message
     assert "tcp://10.0.0.1:3000" in message
     assert "CANDOR_MAX_IMAGES: " in message
+
+
+def test_dataset_roots_are_folders_from_the_root_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_DATASET_ROOTS", "/srv/photos, /mnt/more")
+    assert read_settings().dataset_roots == (Path("/srv/photos"), Path("/mnt/more"))
+    monkeypatch.setenv("CANDOR_DATASET_ROOTS", "/srv/photos,photos")
+    with pytest.raises(SettingsError, match="CANDOR_DATASET_ROOTS: 'photos' is relative"):
+        read_settings()
 
 
 def test_allowed_hosts_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
