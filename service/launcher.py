@@ -34,8 +34,7 @@ logger = logging.getLogger("candor.launcher")
 _GRACE_S = 35
 _LOOK_S = 0.1
 _AGAIN_S = 0.5
-# What dies sooner than this after its start would do so again and again.
-_LIVED_S = 5.0
+# The server that could not listen, and settings, a home or a database that are no good.
 _NO_USE = {1, EXIT_SETTINGS}
 
 
@@ -68,9 +67,10 @@ class _Part:
 
     module: str
     process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
     again_at: float = 0.0
-    # Whether it ended in a way that another start would not change.
+    # Whether it ended in another way than by refusing to begin: what it refuses then may pass.
+    has_run: bool = False
+    # Whether it refused from the first: another start would not change that.
     is_given_up: bool = False
 
 
@@ -111,11 +111,10 @@ class Launcher:
         if part.process is not None and (code := part.process.poll()) is not None:
             part.process = None
             part.again_at = now + _AGAIN_S
-            is_hopeless = code in _NO_USE and (part is self._supervisor or now - part.started < _LIVED_S)
-            part.is_given_up = is_hopeless or self._settings.run == "jobs"
+            part.is_given_up = (code in _NO_USE and not part.has_run) or self._settings.run == "jobs"
+            part.has_run |= code not in _NO_USE
             logger.error("%s ended with %d%s", part.module, code, "" if part.is_given_up else "; starting it again")
         if part.process is None and not part.is_given_up and now >= part.again_at:
-            part.started = now
             part.process = subprocess.Popen(
                 [sys.executable, "-m", part.module, FLAG],
                 stdin=subprocess.PIPE,

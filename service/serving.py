@@ -91,9 +91,10 @@ class _Server(uvicorn.Server):
             sys.stderr.write(f"\nrunning jobs, which http://{address}/retrain takes  (stop with Ctrl-C)\n\n")
             return
         serving = ", ".join(engine.slots.names) or f"nothing yet (the registry {self._settings.registry_root} is empty)"
+        key = "" if self._settings.keys is None else '-H "Authorization: Bearer $TOKEN" '
         sys.stderr.write(
             f"\nserving {serving} on http://{address}  (stop with Ctrl-C)\n"
-            f"  try   curl --data-binary @samples/cat.jpg -H 'content-type: image/jpeg' {address}/classify\n"
+            f"  try   curl --data-binary @samples/cat.jpg -H 'content-type: image/jpeg' {key}{address}/classify\n"
             f"  read  http://{address}/docs\n\n"
         )
 

@@ -94,6 +94,8 @@ class Settings(HomeSettings):
             raise ValueError(
                 f"MAX_BODY_BYTES={self.max_body_bytes} is over QUEUE_BYTES={self.queue_bytes}: such a body could never be taken"
             )
+        if self.metrics_port == self.port:
+            raise ValueError(f"METRICS_PORT={self.metrics_port} is PORT too, expected another; or leave it out")
         return self
 
     @model_validator(mode="after")

@@ -412,5 +412,5 @@ def test_websocket_is_refused(engine: Engine) -> None:
         return {"type": "websocket.connect"}
 
     scope = {"type": "websocket", "path": "/classify", "headers": []}
-    asyncio.run(Guard(never, engine)(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(Guard(never, engine, lambda _: False)(scope, receive, send))  # type: ignore[arg-type]
     assert [message["type"] for message in sent] == ["websocket.close"]

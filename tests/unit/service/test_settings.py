@@ -63,6 +63,12 @@ def test_bounds_that_no_request_could_pass_are_refused(monkeypatch: pytest.Monke
         read_settings()
 
 
+def test_metrics_cannot_have_the_port_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_METRICS_PORT", "3000")
+    with pytest.raises(SettingsError, match="^CANDOR: METRICS_PORT=3000 is PORT too, expected another"):
+        read_settings()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])
 def test_open_bind_without_keys_is_refused_unless_it_is_allowed(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("CANDOR_HOST", host)
