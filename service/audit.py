@@ -164,14 +164,17 @@ class Entry:
     def _write(self, status: int | None) -> None:
         action = f"{self._access.method} {self._access.template}"
         known = self._known(status)
-        self._audit.write(action, "/".join(self._access.parameters), _result(status), **{**known, **self._fields, **known})
+        self._audit.write(action, self._target(), _result(status), **{**known, **self._fields, **known})
+
+    def _target(self) -> str:
+        return "/".join(self._access.parameters)
 
     def _known(self, status: int | None) -> dict[str, Any]:
         return {"status": status, "key": key_id.get(), "client": self._client, "request_id": request_id.get()}
 
     def _failed(self, err: OSError) -> NotAuditedError:
         """Log it with everything that the line would have said."""
-        about = {"action": self._access.template, "object": self._access.parameters, **self._fields, **self._known(None)}
+        about = {"action": self._access.template, "object": _bounded(self._target()), **self._fields, **self._known(None)}
         logger.error("the audit log cannot be written (%s): %r", err.strerror, about)
         return NotAuditedError(f"the audit log cannot be written ({err.strerror}), and nothing is changed without it")
 
