@@ -68,7 +68,7 @@ def test_only_what_changes_something_is_a_mutation() -> None:
     }
     assert mutations == {
         "POST /retrain",
-        "POST /jobs/{id}/cancel",
+        "POST /jobs/{job_id}/cancel",
         "PUT /datasets/{name}",
         "DELETE /datasets/{name}",
         "POST /feedback",
