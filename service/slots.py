@@ -19,6 +19,7 @@ from models.registry import Registry, parse_reference
 from service.cores import available_cores
 from service.errors import ModelLoadError, ModelRequiredError, NotReadyError, UnknownModelError
 from service.live import LiveModel, Plan, load
+from service.memory import give_back
 from service.runtime.onnx import available_provider
 
 if TYPE_CHECKING:
@@ -214,6 +215,8 @@ class Slots:
                 return
             logger.info("%s:%s loaded, verified and warm in %.1f s", name, version, time.monotonic() - started)
         self._swap(slot, model)
+        del model
+        await asyncio.to_thread(give_back)
 
     def _fail(self, slot: Slot, reference: str, reason: str) -> None:
         slot.failure = Failure(slot.wanted, reason, time.monotonic() + RETRY_S)
