@@ -56,13 +56,23 @@ def staging_in(home: Path) -> Iterator[Path]:
 
     It is locked for as long as this process lives, since the number of a process says nothing on another machine.
     """
-    path = home / f"{_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    path.mkdir()
-    try:
-        with _locked(path):
+    with contextlib.ExitStack() as held:
+        path = _make(home, held)
+        try:
             yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _make(home: Path, held: contextlib.ExitStack) -> Path:
+    """Make a folder and lock it; another one, where somebody swept it between the two."""
+    while True:
+        path = home / f"{_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        path.mkdir()
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            held.enter_context(_locked(path))
+            path.stat()
+            return path
 
 
 @contextlib.contextmanager

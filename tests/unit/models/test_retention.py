@@ -11,6 +11,7 @@ import pytest
 
 from models.artifact import verify
 from models.errors import ArtifactError, ConflictError, InUseError, UnknownModelError
+from models.publishing import sweep
 from models.registry import Aliases, Registry
 from tests.support.artifacts import make_manifest, write_files
 
@@ -171,3 +172,20 @@ def test_an_altered_version_is_not_copied(registry: Registry, tmp_path: Path) ->
     with pytest.raises(ArtifactError, match="was altered"):
         registry.copy("birds", 2, tmp_path / "there")
     assert Registry(tmp_path / "there").names() == []
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else sweeps between the making of a folder and its lock, three times."""
+    make, made = Path.mkdir, []
+
+    def make_and_lose(path: Path, *arguments: object, **options: object) -> None:
+        make(path, *arguments, **options)  # type: ignore[arg-type]
+        if path.name.startswith(".publishing-"):
+            made.append(path)
+            if len(made) <= 3:
+                assert sweep(path.parent) == 1
+
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    publish(registry, 1)
+    assert registry.versions("birds")[-1] == 6
+    assert len(made) == 4
