@@ -1,4 +1,5 @@
 """STUB until merge."""
+
 from models.gate_report import GateReport
 
 __all__ = ["GateReport"]

@@ -14,7 +14,7 @@ from models.manifest import NAME_PATTERN
 from models.merging import check
 from models.recipe import Recipe
 from models.registry import parse_reference
-from service.datasets import locate
+from service.datasets import FEEDBACK, locate
 from service.errors import (
     BadRequestError,
     IdempotencyKeyRequiredError,
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from models.dataset_card import DatasetCard
     from models.dataset_store import DatasetStore
     from models.registry import Registry
+    from service.feedback.desk import FeedbackDesk
 
 _MAX_BYTES = 1 << 20
 HEADER = "idempotency-key"
@@ -50,7 +52,9 @@ class RetrainRequest(BaseModel):
 
     model: str = Field(pattern=NAME_PATTERN, description="the name that the new version is to get")
     dataset: Annotated[list[str], BeforeValidator(_listed)] = Field(
-        min_length=1, max_length=16, description="name, name@version or allowed folder; or several of them, which are merged"
+        min_length=1,
+        max_length=16,
+        description="name, name@version, allowed folder, or feedback; or several of them, which are merged",
     )
     recipe: dict[str, Any] = Field(default_factory=dict, description="any keys of a recipe, as in docs/training.md")
     start_from: str = Field(
@@ -109,31 +113,56 @@ def _idempotency_key(header: str | None, field: str | None) -> str:
     return key
 
 
-def understand(asked: RetrainRequest, registry: Registry, datasets: DatasetStore, roots: Sequence[Path]) -> JobSpec:
-    """Check all that can be known before a job is made. Reads names of files, and no images.
+def understand(
+    asked: RetrainRequest, registry: Registry, datasets: DatasetStore, roots: Sequence[Path], feedback: FeedbackDesk
+) -> JobSpec:
+    """Check all that can be known before a job is made. Reads names of files, and no images but those of feedback.
 
     Raises:
         InvalidRecipeError: With every mistake of the recipe.
         UnknownModelError: If `start_from` is not there.
         UnknownDatasetError: If a data set is not there.
         InvalidDatasetError: If nothing could be learnt from the data.
+        NoSpaceError: If the disk has no room for the feedback.
     """
-    try:
-        recipe = Recipe.from_mapping(asked.recipe)
-    except RecipeError as err:
-        raise InvalidRecipeError(str(err)) from err
+    recipe = _recipe(asked.recipe)
     start_from = _pinned_start(asked, registry)
+    references = [reference for reference in dict.fromkeys(asked.dataset) if reference != FEEDBACK]
+    paths = [locate(reference, datasets, roots) for reference in references]
+    pinned = [_pinned(reference, datasets) for reference in references]
+    if FEEDBACK in asked.dataset:
+        gathered = feedback.gather(asked.model, datasets)
+        if gathered is not None:
+            recipe = _for_feedback(asked, recipe, gathered.card)
+            paths.append(locate(gathered.card.reference, datasets, roots))
+            pinned.append(gathered.card.reference)
+        elif not references:
+            raise InvalidDatasetError(
+                f"nothing is labelled for {asked.model} so far; POST /feedback labels what GET /review-queue has"
+            )
     try:
-        check([locate(reference, datasets, roots) for reference in asked.dataset], recipe)
+        check(paths, recipe)
     except DatasetError as err:
         raise InvalidDatasetError(str(err)) from err
-    return JobSpec(
-        model=asked.model,
-        dataset=tuple(_pinned(reference, datasets) for reference in asked.dataset),
-        recipe=recipe,
-        start_from=start_from,
-        promote=asked.promote,
-    )
+    return JobSpec(model=asked.model, dataset=tuple(pinned), recipe=recipe, start_from=start_from, promote=asked.promote)
+
+
+def _recipe(keys: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.from_mapping(keys)
+    except RecipeError as err:
+        raise InvalidRecipeError(str(err)) from err
+
+
+def _for_feedback(asked: RetrainRequest, recipe: Recipe, card: DatasetCard) -> Recipe:
+    """The recipe with the task that the labels were given for: of a table alone it would have to be guessed."""
+    if recipe.task is None:
+        return _recipe({**asked.recipe, "task": card.task})
+    if recipe.task != card.task:
+        raise InvalidRecipeError(
+            f"task is {recipe.task}, and the feedback of {asked.model} was given for {card.task}; leave it out"
+        )
+    return recipe
 
 
 def _pinned(reference: str, datasets: DatasetStore) -> str:

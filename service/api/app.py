@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
 from service.api.datasets import datasets_router
+from service.api.feedback import feedback_router
 from service.api.interpretation import interpretation_router
 from service.api.jobs import jobs_router
 from service.api.models import models_router
@@ -37,6 +38,7 @@ def build_app(engine: EngineRef) -> FastAPI:
     app.include_router(promotion_router(engine))
     app.include_router(jobs_router(engine))
     app.include_router(datasets_router(engine))
+    app.include_router(feedback_router(engine))
     app.include_router(operations_router(engine, app))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ServiceError, _refused)
