@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
+from models.errors import ImageError
 from service.api.datasets import datasets_router
 from service.api.feedback import feedback_router
 from service.api.interpretation import interpretation_router
@@ -42,6 +43,7 @@ def build_app(engine: EngineRef) -> FastAPI:
     app.include_router(operations_router(engine, app))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ServiceError, _refused)
+    app.add_exception_handler(ImageError, _refused)
     return app
 
 

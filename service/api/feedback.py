@@ -99,7 +99,7 @@ def feedback_router(engine: EngineRef) -> APIRouter:
         "/feedback",
         summary="Label an image that was served, or one of your own",
         description="An image that is kept, by `id` or by `request_id` and `index`; or an image of your own, with `model`, in "
-        "the forms of `/classify`. Labelling again replaces the label. `POST /retrain` with the data set `feedback` trains on it.",
+        "the forms of `/classify`. Labelling again replaces the label. `POST /retrain` with the data set `feedback` uses it.",
         responses=problems(400, 404, 413, 415, 422, 507),
         openapi_extra={"requestBody": _body()},
     )
