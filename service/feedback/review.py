@@ -7,12 +7,14 @@ moves no other image over it.
 
 from __future__ import annotations
 
+import heapq
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from service.errors import BadRequestError
 from service.feedback.schema import ID_DIGITS
+from service.feedback.store import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from service.feedback.store import Entry, FeedbackStore
 
 Strategy = Literal["margin", "unknown", "random"]
-_PLACE = re.compile(rf"(margin|unknown|random)\.(\d\.\d{{6}})\.([0-9a-f]{{{ID_DIGITS}}})")
-_NUMBERS: dict[Strategy, Callable[[Entry], float | None]] = {
+_PLACE = re.compile(rf"(margin|unknown|random)\.(\d{{7}})\.([0-9a-f]{{{ID_DIGITS}}})")
+_NUMBERS: dict[Strategy, Callable[[Entry], str]] = {
     "margin": lambda entry: entry.margin,
     "unknown": lambda entry: entry.p_familiar,
-    "random": lambda _: 0.0,
+    "random": lambda _: "0000000",
 }
 
 
@@ -65,16 +67,16 @@ def review(store: FeedbackStore, model: str, strategy: Strategy, limit: int, cur
     # By id: two processes that keep an image at the same moment write two sidecars.
     entries = {entry.id: entry for entry in store.entries(model) if entry.id not in labelled}
     number = _NUMBERS[strategy]
-    places = sorted((place, one) for one, entry in entries.items() if (place := number(entry)) is not None)
+    places = [(place, one) for one, entry in entries.items() if (place := number(entry)) != UNKNOWN]
     after = places if start is None else [place for place in places if place > start]
-    shown = after[:limit]
-    more = f"{strategy}.{shown[-1][0]:.6f}.{shown[-1][1]}" if len(after) > limit else None
+    shown = heapq.nsmallest(limit, after)
+    more = ".".join((strategy, *shown[-1])) if len(after) > limit else None
     found = [entries[one] for _, one in shown]
     return Waiting(found, len(places), len(entries) - len(places), len(labelled), more)
 
 
-def _start(cursor: str, strategy: Strategy) -> tuple[float, str]:
+def _start(cursor: str, strategy: Strategy) -> tuple[str, str]:
     found = _PLACE.fullmatch(cursor)
     if found is None or found[1] != strategy:
         raise BadRequestError(f"cursor {cursor!r:.80} is not of the strategy {strategy}; begin again without one")
-    return float(found[2]), found[3]
+    return found[2], found[3]

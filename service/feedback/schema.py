@@ -21,12 +21,12 @@ ImageId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Label = str | tuple[str, ...] | float
 
 
-def image_id(model: str, data: bytes) -> str:
-    """The id of an image under a model's name: what is the same image for the same model is kept once.
+def image_id(model: str, sha256: str) -> str:
+    """The id of an image under a model's name, by the sha256 of its bytes: the same image is kept once for each model.
 
     Whoever has the image can compute it, so that what is kept of somebody can be found and deleted.
     """
-    return hashlib.sha256(model.encode() + b"\0" + data).hexdigest()[:ID_DIGITS]
+    return hashlib.sha256(f"{model}\0{sha256}".encode()).hexdigest()[:ID_DIGITS]
 
 
 class KeptPrediction(Frozen):

@@ -33,10 +33,10 @@ class Served:
 
     def sidecar(self) -> KeptImage:
         """What is written down of it."""
-        answer = self.answer
+        answer, sha256 = self.answer, hashlib.sha256(self.data).hexdigest()
         return KeptImage(
-            id=image_id(self.manifest.name, self.data),
-            sha256=hashlib.sha256(self.data).hexdigest(),
+            id=image_id(self.manifest.name, sha256),
+            sha256=sha256,
             model=self.manifest.name,
             version=self.manifest.version,
             task=self.manifest.task,

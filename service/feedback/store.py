@@ -29,19 +29,40 @@ if TYPE_CHECKING:
 
 _REQUESTS = "requests"
 _ID = re.compile(ID_PATTERN)
-_UNKNOWN = "-"
+# In a sidecar's name, with its ending.
+_PARTS = 6
+UNKNOWN = "-"
 _PER_UNIT = 1_000_000
 
 
 class Entry(NamedTuple):
-    """What a sidecar's name says: id, when it was kept (milliseconds since 1970), bytes, and how odd it was, if known."""
+    """What a sidecar's name says, as it is written: thousands are looked at for the few that are shown.
+
+    Attributes:
+        id: Of the image.
+        ms: When it was kept, in milliseconds since 1970.
+        size: In bytes.
+        margin: In millionths, with as many digits as any other, so that texts sort as numbers; `UNKNOWN` where there is none.
+        p_familiar: The same.
+        name: All of it.
+    """
 
     id: str
-    at_ms: int
-    size_bytes: int
-    margin: float | None
-    p_familiar: float | None
+    ms: str
+    size: str
+    margin: str
+    p_familiar: str
     name: str
+
+    @property
+    def at_ms(self) -> int:
+        """When it was kept."""
+        return int(self.ms)
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the image is."""
+        return int(self.size)
 
 
 class Reference(NamedTuple):
@@ -68,7 +89,8 @@ class FeedbackStore:
 
     def entries(self, model: str) -> list[Entry]:
         """Everything that is kept for a model, in no order."""
-        return [entry for name in self._files.names(f"{model}/kept") if (entry := _parse(name)) is not None]
+        split = ((name.split("."), name) for name in self._files.names(f"{model}/kept"))
+        return [Entry(*parts[:5], name) for parts, name in split if len(parts) == _PARTS]
 
     def labelled(self, model: str) -> set[str]:
         """The ids of the images that have a label."""
@@ -185,9 +207,10 @@ class FeedbackStore:
 
 def new_image(model: str, task: Task, data: bytes) -> KeptImage:
     """The sidecar of an image that is sent with its label."""
+    sha256 = hashlib.sha256(data).hexdigest()
     return KeptImage(
-        id=compute_id(model, data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        id=compute_id(model, sha256),
+        sha256=sha256,
         model=model,
         version=None,
         task=task,
@@ -214,18 +237,5 @@ def _ms(at: datetime) -> int:
 def _name(image: KeptImage) -> str:
     prediction = image.prediction
     numbers = (None, None) if prediction is None else (prediction.margin, prediction.p_familiar)
-    odd = [_UNKNOWN if number is None else f"{round(number * _PER_UNIT):07d}" for number in numbers]
+    odd = [UNKNOWN if number is None else f"{round(number * _PER_UNIT):07d}" for number in numbers]
     return ".".join([image.id, f"{_ms(image.kept):013d}", str(image.size_bytes), *odd, "json"])
-
-
-def _parse(name: str) -> Entry | None:
-    """None for a file that is none of ours."""
-    try:
-        image_id, at_ms, size, margin, p_familiar, _ = name.split(".")
-        return Entry(image_id, int(at_ms), int(size), _number(margin), _number(p_familiar), name)
-    except ValueError:
-        return None
-
-
-def _number(text: str) -> float | None:
-    return None if text == _UNKNOWN else int(text) / _PER_UNIT

@@ -165,7 +165,8 @@ def test_images_of_ones_own_are_labelled_in_every_form(client: httpx.Client) -> 
     assert [response.json()["model"] for response in (form, plain, raw)] == ["colours", "presence", "colours"]
     assert (plain.json()["label"], plain.json()["is_new_label"]) == (["red", "pink"], True)
     # Whoever has the image can tell its id.
-    assert raw.json()["id"] == hashlib.sha256(b"colours\0" + images[2]).hexdigest()[:32]
+    digest = hashlib.sha256(images[2]).hexdigest()
+    assert raw.json()["id"] == hashlib.sha256(f"colours\0{digest}".encode()).hexdigest()[:32]
     assert client.get(f"/review-queue/{raw.json()['id']}/image").content == images[2]
 
 

@@ -39,9 +39,10 @@ def kept(
     said: KeptPrediction | None = None,
     task: Task = "single_label",
 ) -> KeptImage:
+    sha256 = hashlib.sha256(data).hexdigest()
     return KeptImage(
-        id=image_id(model, data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        id=image_id(model, sha256),
+        sha256=sha256,
         model=model,
         version=1,
         task=task,

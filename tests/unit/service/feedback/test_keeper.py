@@ -100,7 +100,7 @@ def test_a_number_is_kept_without_a_margin(tmp_path: Path) -> None:
     (entry,) = store.entries("light")
     said = store.sidecar("light", entry).prediction
     assert said is not None
-    assert (said.value, said.label, said.margin, entry.margin, entry.p_familiar) == (12.5, None, None, None, 0.25)
+    assert (said.value, said.label, said.margin, entry.margin, entry.p_familiar) == (12.5, None, None, "-", "0250000")
 
 
 def test_off_means_that_nothing_is_written(tmp_path: Path) -> None:

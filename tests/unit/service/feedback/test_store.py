@@ -16,7 +16,6 @@ from models.errors import SettingsError
 from service.errors import BadRequestError
 from service.feedback.files import Files
 from service.feedback.review import Strategy, review
-from service.feedback.schema import image_id
 from service.feedback.store import FeedbackStore
 from tests.support.kept import NOON, keep, kept, label, prediction
 
@@ -54,7 +53,8 @@ def test_what_is_kept_is_found_by_id_and_by_request_and_reads_as_it_was(place: s
     assert other.image("colours", image.id) == b"a picture"
     (entry,) = other.entries("colours")
     assert other.sidecar("colours", entry) == image
-    assert entry[:5] == (image.id, int(NOON.timestamp() * 1000), 9, 0.25, 0.125)
+    assert entry[:5] == (image.id, "1767268800000", "9", "0250000", "0125000")
+    assert (entry.at_ms, entry.size_bytes) == (NOON.timestamp() * 1000, 9)
 
 
 def test_the_same_image_is_kept_once_for_each_model_and_every_request_finds_it(store: FeedbackStore) -> None:
@@ -62,14 +62,14 @@ def test_the_same_image_is_kept_once_for_each_model_and_every_request_finds_it(s
     assert not store.keep(kept(b"x", request=("two", 5)), b"x")
     assert store.keep(kept(b"x", model="other", request=("three", 0)), b"x")
     assert len(store.entries("colours")) == 1
-    assert store.find_request("one", 0) == store.find_request("two", 5) == image_id("colours", b"x")
-    assert store.find_request("three", 0) == image_id("other", b"x") != image_id("colours", b"x")
+    assert store.find_request("one", 0) == store.find_request("two", 5) == kept(b"x").id
+    assert store.find_request("three", 0) == kept(b"x", model="other").id != kept(b"x").id
 
 
 def test_of_two_requests_with_one_id_the_newest_is_meant(store: FeedbackStore) -> None:
     keep(store, b"later", at=NOON + timedelta(seconds=1))
     keep(store, b"sooner")
-    assert store.find_request("r", 0) == image_id("colours", b"later")
+    assert store.find_request("r", 0) == kept(b"later").id
 
 
 def test_labelling_again_replaces_and_remembers(store: FeedbackStore) -> None:
@@ -191,7 +191,7 @@ def test_what_has_no_such_number_is_counted_apart(store: FeedbackStore) -> None:
         assert (page.total, page.unordered) == (total, 1 - total)
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "margin.0.5", "unknown.0.500000." + "0" * 32, "margin.0.500000." + "0" * 32 + "\n"])
+@pytest.mark.parametrize("cursor", ["", "x", "margin.0.5", "unknown.0500000." + "0" * 32, "margin.0500000." + "0" * 32 + "\n"])
 def test_cursor_of_another_order_is_refused(store: FeedbackStore, cursor: str) -> None:
     with pytest.raises(BadRequestError, match="begin again without one"):
         review(store, "colours", "margin", 5, cursor)
