@@ -243,6 +243,7 @@ def test_labels_become_a_data_set_that_a_job_is_pinned_to(client: httpx.Client, 
     accepted = client.post("/retrain", json=body)
     assert accepted.status_code == 202, accepted.text
     (reference,) = accepted.json()["dataset"]
+    assert_problem(client.delete("/datasets/feedback-colours"), 409, "in_use", accepted.json()["id"])
     # Asked again, with more labels by now: the same job, and no other data set.
     client.post("/feedback", json={"id": next(iter(ids)), "label": "infrared"})
     assert client.post("/retrain", json=body).json()["id"] == accepted.json()["id"]
