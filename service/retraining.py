@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from models.dataset_card import DatasetCard
     from models.dataset_store import DatasetStore
     from models.registry import Registry
     from service.feedback.desk import FeedbackDesk
@@ -133,13 +132,13 @@ def understand(
     if FEEDBACK in asked.dataset:
         gathered = feedback.gather(asked.model, datasets)
         if gathered is not None:
-            recipe = _for_feedback(asked, recipe, gathered.card)
             paths.append(locate(gathered.card.reference, datasets, roots))
             pinned.append(gathered.card.reference)
         elif not references:
             raise InvalidDatasetError(
                 f"nothing is labelled for {asked.model} so far; POST /feedback labels what GET /review-queue has"
             )
+    recipe = _for_feedback(asked, recipe, pinned, datasets)
     try:
         check(paths, recipe)
     except DatasetError as err:
@@ -154,14 +153,14 @@ def _recipe(keys: dict[str, Any]) -> Recipe:
         raise InvalidRecipeError(str(err)) from err
 
 
-def _for_feedback(asked: RetrainRequest, recipe: Recipe, card: DatasetCard) -> Recipe:
-    """The recipe with the task that the labels were given for: of a table alone it would have to be guessed."""
-    if recipe.task is None:
-        return _recipe({**asked.recipe, "task": card.task})
-    if recipe.task != card.task:
-        raise InvalidRecipeError(
-            f"task is {recipe.task}, and the feedback of {asked.model} was given for {card.task}; leave it out"
-        )
+def _for_feedback(asked: RetrainRequest, recipe: Recipe, pinned: Sequence[str], datasets: DatasetStore) -> Recipe:
+    """The recipe with the task that labels were given for: of their table alone it would have to be guessed."""
+    cards = [datasets.resolve(reference).card for reference in pinned if not reference.startswith("/")]
+    for task in {card.task for card in cards if card.source == FEEDBACK}:
+        if recipe.task is None:
+            recipe = _recipe({**asked.recipe, "task": task})
+        elif recipe.task != task:
+            raise InvalidRecipeError(f"task is {recipe.task}, and the feedback was given for {task}; leave it out")
     return recipe
 
 

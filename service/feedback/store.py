@@ -90,7 +90,7 @@ class FeedbackStore:
     def entries(self, model: str) -> list[Entry]:
         """Everything that is kept for a model, in no order."""
         split = ((name.split("."), name) for name in self._files.names(f"{model}/kept"))
-        return [Entry(*parts[:5], name) for parts, name in split if len(parts) == _PARTS]
+        return [Entry._make((*parts[:5], name)) for parts, name in split if len(parts) == _PARTS]
 
     def labelled(self, model: str) -> set[str]:
         """The ids of the images that have a label."""

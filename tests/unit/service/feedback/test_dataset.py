@@ -93,6 +93,8 @@ def test_several_labels_an_image_and_none(world: World) -> None:
     assert spec.recipe.task == targets.task == "multi_label"
     read = {image.path.stem: {targets.labels[index] for index in image.target} for image in targets.images}  # type: ignore[union-attr]
     assert read == {image: set(labels) for image, labels in zip(ids, given.values(), strict=True)}
+    # By its own name it is the same.
+    assert world.asked(*spec.dataset, model="presence") == spec
 
 
 def test_numbers_keep_the_name_that_the_model_gives_them(world: World) -> None:
@@ -158,7 +160,7 @@ def test_what_cannot_be_trained_on_is_said_before_there_is_a_job(world: World) -
     with pytest.raises(InvalidDatasetError, match="only the label 'red'"):
         world.asked("feedback")
     world.labelled({2: "green"}, "colours", colours())
-    with pytest.raises(InvalidRecipeError, match="task is multi_label, and the feedback of colours was given for single_label"):
+    with pytest.raises(InvalidRecipeError, match="task is multi_label, and the feedback was given for single_label"):
         world.asked("feedback", task="multi_label")
     # Asked for in vain, nothing of it is frozen.
     with pytest.raises(UnknownDatasetError):
