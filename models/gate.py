@@ -1,5 +1,4 @@
 """STUB until merge."""
-
 from models.gate_report import GateReport
 
 __all__ = ["GateReport"]
