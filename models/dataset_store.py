@@ -29,6 +29,8 @@ from models.staging import discard, full_disk, work_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from models.recipe import Task
+
 FILES = "files"
 _REFERENCE = re.compile(rf"({NAME_PATTERN[1:-1]})(?:@({VERSION_PATTERN[1:-1]}))?")
 _FOLDER_MODE, _FILE_MODE = 0o755, 0o444
@@ -56,7 +58,13 @@ class DatasetStore:
         self.root = root
 
     def put(
-        self, source: Path, name: str, *, origin: str = "this machine", limits: ArchiveLimits = DEFAULT_LIMITS
+        self,
+        source: Path,
+        name: str,
+        *,
+        origin: str = "this machine",
+        task: Task | None = None,
+        limits: ArchiveLimits = DEFAULT_LIMITS,
     ) -> StoredDataset:
         """Store a zip or a folder under `name`, or find that it is stored. What was put last is what the name means.
 
@@ -64,6 +72,7 @@ class DatasetStore:
             source: A zip, or a folder, of which images and tables are copied.
             name: As models are called.
             origin: Where it came from, for the card.
+            task: Of the labels in its table, where that is known.
             limits: What unpacking may cost.
 
         Raises:
@@ -82,7 +91,7 @@ class DatasetStore:
             target = self.root / name / fingerprint[:VERSION_DIGITS]
             if not _is_whole(target):
                 card = DatasetCard(
-                    **examine(folder / FILES, digests, is_wrapped=is_wrapped).model_dump(),
+                    **examine(folder / FILES, digests, is_wrapped=is_wrapped, task=task).model_dump(),
                     schema_version=1,
                     name=name,
                     version=target.name,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from models.dataset_card import Finding
     from models.preprocess import UInt8Array
+    from models.recipe import Task
 
 # Copies are compared by thumbnails of it, as `python -m training scan` does.
 _IMAGE_PX = 96
@@ -63,13 +64,21 @@ class _Read:
     problem: str | None = None
 
 
-def examine(root: Path, digests: Mapping[Path, str], *, is_wrapped: bool = False, effort: Effort | None = None) -> Contents:
+def examine(
+    root: Path,
+    digests: Mapping[Path, str],
+    *,
+    is_wrapped: bool = False,
+    task: Task | None = None,
+    effort: Effort | None = None,
+) -> Contents:
     """Say what is in a folder.
 
     Args:
         root: The folder.
         digests: The sha256 of every file below it.
         is_wrapped: Whether the folder was the only one in an archive: it may be a label then.
+        task: Of the table's labels, where that is known; None to tell it by looking at them.
         effort: What it may cost.
 
     Raises:
@@ -77,13 +86,13 @@ def examine(root: Path, digests: Mapping[Path, str], *, is_wrapped: bool = False
             named by their path below `root`.
     """
     try:
-        read = _read(root, digests, is_wrapped)
+        read = _read(root, digests, is_wrapped, task)
         return _look(read, effort or Effort())
     except DatasetError as err:
         raise DatasetError(_below(root, str(err))) from err
 
 
-def _read(root: Path, digests: Mapping[Path, str], is_wrapped: bool) -> _Read:
+def _read(root: Path, digests: Mapping[Path, str], is_wrapped: bool, task: Task | None) -> _Read:
     files, _ = walk(root)
     tables = sorted(path for path in digests if path.suffix.lower() in TABLES)
     folders, problem = _scan(root, Recipe(), digests)
@@ -92,7 +101,7 @@ def _read(root: Path, digests: Mapping[Path, str], is_wrapped: bool) -> _Read:
         hint = f"labels are taken from the folders; label_file={named[0]} takes them from that table" if named else None
         return _Read("folders", folders, problem=hint)
     if tables and tables[0].parent == root:
-        table, said = _scan(root, Recipe(label_file=tables[0].name), digests)
+        table, said = _scan(root, Recipe(label_file=tables[0].name, task=task), digests)
         if table is not None:
             return _Read("table", table, label_file=tables[0].name)
         return _Read("files", _unlabelled(root, files, digests), problem=said)

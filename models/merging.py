@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.recipe import Recipe
     from models.splits import Item
 
+_TABLE_KEYS = ("image_column", "label_column", "label_separator")
 _NO_KEYS = dict.fromkeys(("label_file", "image_column", "label_column", "label_pattern"))
 
 
@@ -74,7 +75,9 @@ def _for(root: Path, recipe: Recipe) -> Recipe:
         pattern = recipe.label_pattern
         has_pattern = pattern is not None and any(re.search(pattern, path.name) for path in walk(root)[0])
         return recipe if has_file or has_pattern else recipe.model_copy(update=_NO_KEYS)
-    return recipe.model_copy(update={"label_file": root.name, "label_pattern": None})
+    # What says how another table is written says nothing of this one.
+    keys = {} if recipe.label_file in {None, root.name} else dict.fromkeys(_TABLE_KEYS)
+    return recipe.model_copy(update={**keys, "label_file": root.name, "label_pattern": None})
 
 
 def _merge(found: Sequence[Dataset], seed: int) -> Dataset:

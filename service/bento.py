@@ -121,7 +121,7 @@ def retrain_input(engine: EngineRef) -> type[bentoml.IODescriptor]:
         """What may be sent to `/retrain`."""
 
         model: str = Field(description="the name that the new version is to get")
-        dataset: Any = Field(description="name, name@version or allowed folder; or a list of them")
+        dataset: Any = Field(description="name, name@version, allowed folder, or feedback; or a list of them")
         recipe: dict[str, Any] | None = Field(default=None, description="any keys of a recipe")
         start_from: str | None = Field(default=None, description="pretrained, production or name:version")
         promote: str | None = Field(default=None, description="gate or manual")

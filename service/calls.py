@@ -76,7 +76,7 @@ async def read_classify(request: Request, limits: BodyLimits) -> ClassifyCall:
             many images; EmptyBodyError if there is none.
     """
     body = await read_body(request, limits)
-    given = _parameters(request, body, ("model", "top_k", "raw", "trust"))
+    given = parameters(request, body, ("model", "top_k", "raw", "trust"))
     if len(body.images) > limits.max_images:
         raise BadRequestError(f"the request holds {len(body.images)} images; at most {limits.max_images} are accepted")
     _require_image(body)
@@ -97,7 +97,7 @@ async def read_explain(request: Request, limits: BodyLimits) -> ExplainCall:
     """
     body = await read_body(request, limits)
     known = ("model", "confidence_level", "top_k", "neighbors", "heatmap", "versus")
-    given = _parameters(request, body, known)
+    given = parameters(request, body, known)
     if len(body.images) > 1:
         raise BadRequestError(f"the request holds {len(body.images)} images, and one is explained at a time; send each by itself")
     _require_image(body)
@@ -106,13 +106,18 @@ async def read_explain(request: Request, limits: BodyLimits) -> ExplainCall:
         model=_text("model", given.get("model"), "a name, or name:version"),
         confidence_level=_level(given.get("confidence_level")),
         top_k=_top_k(given),
-        neighbors=_integer("neighbors", given.get("neighbors"), DEFAULT_NEIGHBORS, 0, MAX_NEIGHBORS),
+        neighbors=integer("neighbors", given.get("neighbors"), DEFAULT_NEIGHBORS, 0, MAX_NEIGHBORS),
         heatmap=_heatmap(given.get("heatmap")),
         versus=_text("versus", given.get("versus"), "a label of the model"),
     )
 
 
-def _parameters(request: Request, body: Body, known: Iterable[str]) -> dict[str, Any]:
+def parameters(request: Request, body: Body, known: Iterable[str]) -> dict[str, Any]:
+    """What stands in the query, or beside the images; the query wins.
+
+    Raises:
+        BadRequestError: If one is unknown.
+    """
     # A parameter without a value was left out, and does not hide the one in the body.
     given = {**body.fields, **{name: value for name, value in request.query_params.items() if value}}
     unknown = sorted(given.keys() - set(known))
@@ -135,10 +140,15 @@ def _text(name: str, value: Any, expected: str) -> str | None:
 
 
 def _top_k(given: dict[str, Any]) -> int:
-    return _integer("top_k", given.get("top_k"), DEFAULT_TOP_K, 1, MAX_TOP_K)
+    return integer("top_k", given.get("top_k"), DEFAULT_TOP_K, 1, MAX_TOP_K)
 
 
-def _integer(name: str, value: Any, default: int, least: int, most: int) -> int:
+def integer(name: str, value: Any, default: int, least: int, most: int) -> int:
+    """A whole number, as JSON or as a form sends it; `default` where it was left out.
+
+    Raises:
+        BadRequestError: If it is none, or out of range.
+    """
     if value in _ABSENT:
         return default
     expected = f"expected an integer from {least} to {most}"

@@ -52,6 +52,9 @@ T = TypeVar("T")
 logger = logging.getLogger("candor.datasets")
 # What curl, browsers and libraries call a zip; without a type it is taken for one too.
 ZIP_TYPES = ("application/zip", "application/x-zip-compressed", "application/octet-stream", "")
+# What a request to /retrain calls what people labelled; what its data sets say of where they came from; their table.
+FEEDBACK = "feedback"
+FEEDBACK_TABLE = "feedback.csv"
 MOST_UPLOADS = 4
 STALL_S = 60.0
 _WRITE_BYTES = 1 << 20
@@ -106,6 +109,8 @@ class Datasets:
         """
         if not re.fullmatch(NAME_PATTERN, name):
             raise BadRequestError(f"{name!r:.80} cannot name a data set; use up to 63 small letters, digits, '-' and '_'")
+        if name == FEEDBACK:
+            raise BadRequestError(f"{FEEDBACK} is what was labelled through /feedback; call the data set something else")
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type not in ZIP_TYPES:
             raise UnsupportedMediaTypeError(f"content type {media_type!r:.80} is not read here; send application/zip, as it is")
@@ -231,7 +236,7 @@ class Datasets:
 
 
 def locate(reference: str, store: DatasetStore, roots: Sequence[Path]) -> Path:
-    """The folder that a request means: a data set that is kept, or one below a folder that the operator allowed.
+    """The folder, or table, that a request means: a data set that is kept, or one below a folder that the operator allowed.
 
     Args:
         reference: `name`, `name@version`, or a path from / on.
@@ -244,7 +249,9 @@ def locate(reference: str, store: DatasetStore, roots: Sequence[Path]) -> Path:
     """
     with _told():
         if not reference.startswith("/"):
-            return store.resolve(reference).path
+            stored = store.resolve(reference)
+            # Labels that people gave are in a table of ours, which is then what is trained on.
+            return stored.path / FEEDBACK_TABLE if stored.card.source == FEEDBACK else stored.path
         if "\0" in reference:
             raise UnknownDatasetError(f"{reference!r:.80} is not a path")
         path = Path(reference).resolve()

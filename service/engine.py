@@ -21,6 +21,12 @@ from service.cores import available_cores
 from service.datasets import Datasets, locate
 from service.decode import Decoder
 from service.errors import ServiceError
+from service.feedback.desk import FeedbackDesk
+from service.feedback.files import Files
+from service.feedback.keeper import Keeper
+from service.feedback.room import Bounds as FeedbackBounds
+from service.feedback.room import Room
+from service.feedback.store import FeedbackStore
 from service.forward import Forward
 from service.inputs import BodyLimits
 from service.jobs.place import JOBS, SUPERVISOR_LOCK
@@ -47,7 +53,7 @@ class Engine:
         """Build the parts; nothing but the keys is read until `start`.
 
         Raises:
-            SettingsError: If the key file is no good.
+            SettingsError: If the key file is no good, or feedback cannot be kept where it is to be.
         """
         cores = available_cores()
         self.settings = settings
@@ -62,6 +68,10 @@ class Engine:
         self.predictor = Predictor(self.decoder, Bounds(settings.queue_limit, settings.deadline_s), self.metrics)
         self.body_limits = BodyLimits(settings.max_body_bytes, settings.max_json_bytes, settings.max_images)
         self.datasets = Datasets(DatasetStore(settings.datasets_root), settings.max_dataset_bytes, self._needed_by)
+        store = FeedbackStore(Files(settings.feedback_place))
+        room = Room(store, FeedbackBounds(settings.keep_images_count, settings.keep_images_bytes, settings.keep_images_days))
+        self.keeper = Keeper(store, room, self.metrics, is_on=settings.keep_images)
+        self.feedback = FeedbackDesk(store, room, self.registry, settings.default_model, self.metrics)
         self.budget = Budget(settings.queue_bytes)
         self.jobs = JobStore(settings.jobs_root / JOBS)
         self.forward = None if settings.jobs_url is None else Forward(settings.jobs_url)
@@ -86,7 +96,8 @@ class Engine:
         for job in self.jobs.find(UNFINISHED):
             for reference in job.spec.dataset:
                 with contextlib.suppress(ServiceError):
-                    if locate(reference, self.datasets.store, self.settings.dataset_roots) == data:
+                    path = locate(reference, self.datasets.store, self.settings.dataset_roots)
+                    if data in (path, path.parent):
                         return f"job {job.id}"
         return None
 
@@ -103,6 +114,7 @@ class Engine:
             except OSError as err:
                 raise SettingsError(f"CANDOR_METRICS_PORT={port} cannot be listened on ({err.strerror}); choose another") from err
         self.datasets.start()
+        self.keeper.start()
         if self.settings.run != "jobs":
             self._following = asyncio.get_running_loop().create_task(self.slots.follow())
 
@@ -123,6 +135,7 @@ class Engine:
             await asyncio.gather(self._following, return_exceptions=True)
         await self.slots.close()
         await asyncio.to_thread(self.decoder.close)
+        await asyncio.to_thread(self.keeper.close)
         if self.forward is not None:
             await self.forward.close()
         if self._close_metrics is not None:

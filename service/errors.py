@@ -12,6 +12,7 @@
     ├── TooLateError                 409  too_late
     ├── MethodNotAllowedError        405  method_not_allowed
     ├── UnknownDatasetError          404  unknown_dataset
+    ├── UnknownImageError            404  unknown_image
     ├── NotFoundError                404  not_found
     ├── StalledError                 408  upload_stalled
     ├── InUseError                   409  in_use
@@ -135,6 +136,13 @@ class UnknownDatasetError(ServiceError):
 
     status = 404
     code = "unknown_dataset"
+
+
+class UnknownImageError(ServiceError):
+    """No such image is kept, or not any more."""
+
+    status = 404
+    code = "unknown_image"
 
 
 class NotFoundError(ServiceError):

@@ -30,6 +30,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Closer together where answers are acted on.
 PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 SET_SIZES = (1, 2, 3, 5, 10)
+FEEDBACK = ("kept", "duplicate", "dropped", "evicted", "labelled", "deleted")
 
 
 class Metrics:
@@ -105,6 +106,7 @@ class Metrics:
             registry=self.registry,
         )
         self._add_trust()
+        self._add_feedback()
 
     def _add_trust(self) -> None:
         """What `monitor` counts: how far the answers were trusted."""
@@ -157,6 +159,18 @@ class Metrics:
             ("model",),
             registry=self.registry,
         )
+
+    def _add_feedback(self) -> None:
+        """What `feedback` counts. Every outcome is there from the start: an alert on what never happened sees a 0."""
+        self.feedback = Counter(
+            "candor_feedback",
+            "Images for feedback: kept, duplicate (kept already), dropped (not kept in time, or no room), evicted (too old, or "
+            "made room for others), labelled, deleted (by hand)",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for outcome in FEEDBACK:
+            self.feedback.labels(outcome)
 
     def count_prediction(self, manifest: Manifest, label: str) -> None:
         """Count a label that was answered by name, unless the model has so many that the series would be too."""

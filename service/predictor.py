@@ -10,6 +10,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from models.decision import activate, rank_labels, ranked
 from service.errors import DeadlineExceededError, QueueFullError
 
@@ -28,12 +30,20 @@ if TYPE_CHECKING:
 class Prediction:
     """The most probable labels of one image, with their probabilities, descending.
 
-    `selected` are the labels that the image is said to have, however many were asked for; None where it has one.
+    Attributes:
+        labels: As many as were asked for.
+        selected: The labels that the image is said to have, however many were asked for; None where it has one.
+        trust: How far to believe it.
+        probability: Of the first label, calibrated, whatever was asked for.
+        margin: How close it was, calibrated: the first label's probability less the second's; with any number of labels an
+            image, the smallest distance of a probability from its threshold.
     """
 
     labels: tuple[tuple[str, float], ...]
     selected: tuple[str, ...] | None
     trust: Trust
+    probability: float
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -163,7 +173,9 @@ def decide(model: LiveModel, judged: Judged, top_k: int, *, is_raw: bool = False
         around = Range(interval.level, value - interval.half_width, value + interval.half_width)
         return Estimate(value, manifest.unit, around, trust)
     labels = tuple(rank_labels(activate(judged.logits, manifest.task, 1.0) if is_raw else row, manifest.labels, top_k))
+    top = float(row.max())
     if model.thresholds is None:
-        return Prediction(labels, None, trust)
+        return Prediction(labels, None, trust, top, top - float(np.partition(row, -2)[-2]) if len(row) > 1 else top)
     over = row >= model.thresholds
-    return Prediction(labels, tuple(manifest.labels[i] for i in ranked(row, len(row)) if over[i]), trust)
+    selected = tuple(manifest.labels[i] for i in ranked(row, len(row)) if over[i])
+    return Prediction(labels, selected, trust, top, float(np.abs(row - model.thresholds).min()))

@@ -14,7 +14,7 @@ from models.manifest import NAME_PATTERN
 from models.merging import check
 from models.recipe import Recipe
 from models.registry import parse_reference
-from service.datasets import locate
+from service.datasets import FEEDBACK, locate
 from service.errors import (
     BadRequestError,
     IdempotencyKeyRequiredError,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from models.dataset_store import DatasetStore
     from models.registry import Registry
+    from service.feedback.desk import FeedbackDesk
 
 _MAX_BYTES = 1 << 20
 MAX_KEY_LENGTH = 200
@@ -51,7 +52,9 @@ class RetrainRequest(BaseModel):
 
     model: str = Field(pattern=NAME_PATTERN, description="the name that the new version is to get")
     dataset: Annotated[list[str], BeforeValidator(_listed)] = Field(
-        min_length=1, max_length=16, description="name, name@version or allowed folder; or several of them, which are merged"
+        min_length=1,
+        max_length=16,
+        description="name, name@version, allowed folder, or feedback; or several of them, which are merged",
     )
     recipe: dict[str, Any] = Field(default_factory=dict, description="any keys of a recipe, as in docs/training.md")
     start_from: str = Field(
@@ -110,31 +113,56 @@ def _idempotency_key(header: str | None, field: str | None) -> str:
     return key
 
 
-def understand(asked: RetrainRequest, registry: Registry, datasets: DatasetStore, roots: Sequence[Path]) -> JobSpec:
-    """Check all that can be known before a job is made. Reads names of files, and no images.
+def understand(
+    asked: RetrainRequest, registry: Registry, datasets: DatasetStore, roots: Sequence[Path], feedback: FeedbackDesk
+) -> JobSpec:
+    """Check all that can be known before a job is made. Reads names of files, and no images but those of feedback.
 
     Raises:
         InvalidRecipeError: With every mistake of the recipe.
         UnknownModelError: If `start_from` is not there.
         UnknownDatasetError: If a data set is not there.
         InvalidDatasetError: If nothing could be learnt from the data.
+        NoSpaceError: If the disk has no room for the feedback.
     """
-    try:
-        recipe = Recipe.from_mapping(asked.recipe)
-    except RecipeError as err:
-        raise InvalidRecipeError(str(err)) from err
+    recipe = _recipe(asked.recipe)
     start_from = _pinned_start(asked, registry)
+    references = [reference for reference in dict.fromkeys(asked.dataset) if reference != FEEDBACK]
+    paths = [locate(reference, datasets, roots) for reference in references]
+    pinned = [_pinned(reference, datasets) for reference in references]
+    if FEEDBACK in asked.dataset:
+        gathered = feedback.gather(asked.model, datasets)
+        if gathered is not None:
+            paths.append(locate(gathered.card.reference, datasets, roots))
+            pinned.append(gathered.card.reference)
+        elif not references:
+            raise InvalidDatasetError(
+                f"nothing is labelled for {asked.model} so far; POST /feedback labels what GET /review-queue has"
+            )
+    recipe = _for_feedback(asked, recipe, pinned, datasets)
     try:
-        check([locate(reference, datasets, roots) for reference in asked.dataset], recipe)
+        check(paths, recipe)
     except DatasetError as err:
         raise InvalidDatasetError(str(err)) from err
-    return JobSpec(
-        model=asked.model,
-        dataset=tuple(_pinned(reference, datasets) for reference in asked.dataset),
-        recipe=recipe,
-        start_from=start_from,
-        promote=asked.promote,
-    )
+    return JobSpec(model=asked.model, dataset=tuple(pinned), recipe=recipe, start_from=start_from, promote=asked.promote)
+
+
+def _recipe(keys: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.from_mapping(keys)
+    except RecipeError as err:
+        raise InvalidRecipeError(str(err)) from err
+
+
+def _for_feedback(asked: RetrainRequest, recipe: Recipe, pinned: Sequence[str], datasets: DatasetStore) -> Recipe:
+    """The recipe with the task that labels were given for: of their table alone it would have to be guessed."""
+    cards = [datasets.resolve(reference).card for reference in pinned if not reference.startswith("/")]
+    for task in {card.task for card in cards if card.source == FEEDBACK}:
+        if recipe.task is None:
+            recipe = _recipe({**asked.recipe, "task": task})
+        elif recipe.task != task:
+            raise InvalidRecipeError(f"task is {recipe.task}, and the feedback was given for {task}; leave it out")
+    return recipe
 
 
 def _pinned(reference: str, datasets: DatasetStore) -> str:

@@ -66,6 +66,19 @@ class Settings(HomeSettings):
     jobs_keep: int = Field(default=1000, ge=1, description="jobs that have ended and are remembered")
     jobs_queued: int = Field(default=20, ge=1, description="jobs of one key that may wait")
 
+    keep_images: bool = Field(default=False, description="keep images that are served, so that they can be labelled")
+    keep_images_count: int = Field(default=10_000, ge=1, description="images kept; the oldest without a label go first")
+    keep_images_bytes: int = Field(default=2**30, ge=1024, description="bytes of images kept")
+    keep_images_days: float = Field(default=30.0, gt=0, description="an image without a label is deleted after so long")
+    feedback: str | None = Field(
+        default=None, description="where images and labels are kept, a folder or an fsspec URL; default: feedback under the home"
+    )
+
+    @property
+    def feedback_place(self) -> str:
+        """Where images and labels are kept."""
+        return self.feedback if self.feedback is not None else str((self.home / "feedback").absolute())
+
     @property
     def jobs_root(self) -> Path:
         """Where jobs and their locks are."""

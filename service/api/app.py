@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
+from models.errors import ImageError
 from service.api.datasets import datasets_router
+from service.api.feedback import feedback_router
 from service.api.holdout import holdout_router
 from service.api.interpretation import interpretation_router
 from service.api.jobs import jobs_router
@@ -39,9 +41,11 @@ def build_app(engine: EngineRef) -> FastAPI:
     app.include_router(holdout_router(engine))
     app.include_router(jobs_router(engine))
     app.include_router(datasets_router(engine))
+    app.include_router(feedback_router(engine))
     app.include_router(operations_router(engine, app))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ServiceError, _refused)
+    app.add_exception_handler(ImageError, _refused)
     return app
 
 

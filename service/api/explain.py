@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import RootModel
@@ -12,6 +13,8 @@ from models.confidence.case import Ask
 from models.confidence.explanation import MultiLabelExplanation, RegressionExplanation, SingleLabelExplanation
 from service.api.answer import ModelCard, logged_problem, model_card, version_header
 from service.errors import BadRequestError, ServiceError
+from service.feedback.served import Served
+from service.logs import request_id
 
 if TYPE_CHECKING:
     from service.calls import ExplainCall
@@ -59,6 +62,7 @@ async def answer_explain(engine: Engine, call: ExplainCall | ServiceError) -> Re
             raise call.image
         model = engine.slots.get(call.model)
         explanation = await engine.predictor.explain(model, call.image, _ask(call, model))
+        engine.keeper.offer(Served(call.image, request_id.get(), 0, model.manifest, explanation, datetime.now(UTC)))
     except Exception as err:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log gets the reason
         return logged_problem(err).response()
     content = {"model": _card(model), **explanation.model_dump(mode="json")}

@@ -36,7 +36,7 @@ _PROBLEMS = {
     400: "`empty_body`, `invalid_parameter`, `model_required`, `idempotency_key_required`",
     401: "`unauthenticated`, with WWW-Authenticate",
     403: "`foreign_origin`, `unknown_host`, `not_allowed`, `missing_scope`",
-    404: "`unknown_model`, `unknown_dataset`, `unknown_job`, `not_found`",
+    404: "`unknown_model`, `unknown_dataset`, `unknown_job`, `unknown_image`, `not_found`",
     405: "`method_not_allowed`, with Allow",
     408: "`upload_stalled`",
     409: "`in_use`, `conflict`, `nothing_to_roll_back`, `too_late`",

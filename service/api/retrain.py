@@ -39,7 +39,12 @@ async def answer_retrain(engine: Engine, received: RetrainCall | ServiceError) -
 def _accept(engine: Engine, call: RetrainCall, asker: str) -> Job:
     if not engine.has_supervisor():
         raise NoSupervisorError("nobody runs jobs here; start the service with `python -m service`")
-    spec = understand(call.request, engine.registry, engine.datasets.store, engine.settings.dataset_roots)
     # As it was asked: a name that means another version by now is the same request.
-    request = call.request.model_dump_json(exclude={"idempotency_key"})
-    return engine.jobs.submit(spec, request, Asker(asker, call.idempotency_key), engine.settings.jobs_queued)[0]
+    request, asked_by = call.request.model_dump_json(exclude={"idempotency_key"}), Asker(asker, call.idempotency_key)
+    # Before feedback is frozen: a call that is only repeated leaves no data set behind.
+    known = engine.jobs.known(request, asked_by)
+    if known is not None:
+        return known
+    roots = engine.settings.dataset_roots
+    spec = understand(call.request, engine.registry, engine.datasets.store, roots, engine.feedback)
+    return engine.jobs.submit(spec, request, asked_by, engine.settings.jobs_queued)[0]

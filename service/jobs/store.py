@@ -90,6 +90,15 @@ class JobStore:
                 raise self._unreadable(found)
             database.executescript(_SCHEMA)
 
+    def known(self, request: str, asker: Asker) -> Job | None:
+        """The job that the same request made before; None where there is none.
+
+        Raises:
+            IdempotencyKeyReusedError: If the key was used for another request.
+        """
+        with self._connected() as database:
+            return _known(database, request, asker)
+
     def submit(self, spec: JobSpec, request: str, asker: Asker, most_queued: int) -> tuple[Job, bool]:
         """Add a job, or find the one that the same request made.
 
@@ -108,16 +117,9 @@ class JobStore:
         """
         now = _now()
         with self._writing() as database:
-            row = database.execute(
-                f"SELECT {_COLUMNS}, request FROM jobs WHERE key_id = ? AND idempotency_key = ?",
-                (asker.key_id, asker.idempotency_key),
-            ).fetchone()
-            if row is not None:
-                if row["request"] != request:
-                    raise IdempotencyKeyReusedError(
-                        f"the idempotency key was used for another request (job {row['id']}); use a new key for a new job"
-                    )
-                return _job(row), False
+            known = _known(database, request, asker)
+            if known is not None:
+                return known, False
             waiting = database.execute(
                 "SELECT count(*) FROM jobs WHERE key_id = ? AND state = 'queued'", (asker.key_id,)
             ).fetchone()[0]
@@ -288,6 +290,18 @@ def boot_s() -> float:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _known(database: sqlite3.Connection, request: str, asker: Asker) -> Job | None:
+    row = database.execute(
+        f"SELECT {_COLUMNS}, request FROM jobs WHERE key_id = ? AND idempotency_key = ?",
+        (asker.key_id, asker.idempotency_key),
+    ).fetchone()
+    if row is not None and row["request"] != request:
+        raise IdempotencyKeyReusedError(
+            f"the idempotency key was used for another request (job {row['id']}); use a new key for a new job"
+        )
+    return None if row is None else _job(row)
 
 
 def _job(row: sqlite3.Row) -> Job:

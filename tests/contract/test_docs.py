@@ -11,6 +11,7 @@ from models.metrics import DEFAULT_THRESHOLD
 from models.recipe import Task
 from models.settings import PREFIX
 from service.api.classify import ClassifyAnswer
+from service.api.feedback import FeedbackAnswer, ReviewQueue
 from service.settings import Settings
 from training.calibrate import INTERVAL_LEVEL, MIN_IMAGES_FOR_THRESHOLD, fewest_images
 
@@ -53,3 +54,11 @@ def test_numbers_that_the_page_on_tasks_names_are_the_codes() -> None:
     assert f"fewer than {MIN_IMAGES_FOR_THRESHOLD} of these images have, or lack, keeps {DEFAULT_THRESHOLD}" in text
     assert f"the one that {INTERVAL_LEVEL:.0%}".replace("%", " %") in text
     assert f"fewer than {fewest_images(INTERVAL_LEVEL)} held-out images" in text
+
+
+def test_answers_that_the_page_on_retraining_shows_are_of_the_form_that_is_answered() -> None:
+    text = (ROOT / "docs" / "retraining.md").read_text()
+    section = text.partition("## Label what was served")[2].partition("\n## ")[0]
+    shown = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", section, re.MULTILINE | re.DOTALL)]
+    for kind, answer in zip((ReviewQueue, FeedbackAnswer), shown, strict=True):
+        assert kind.model_validate(answer).model_dump(mode="json") == answer

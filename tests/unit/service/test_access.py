@@ -72,6 +72,7 @@ def test_only_what_changes_something_is_a_mutation() -> None:
         "PUT /datasets/{name}",
         "DELETE /datasets/{name}",
         "POST /feedback",
+        "DELETE /feedback/{image_id}",
         "POST /models/{name}/promote",
         "POST /models/{name}/rollback",
         "PUT /models/{name}/holdout",
