@@ -26,7 +26,7 @@ from training.publish import Publication, publish
 from training.report import write_report, write_review
 from training.selection import choose, report
 from training.stop import Stop
-from training.subject import Outputs, Subject, name_images
+from training.subject import Outputs, Strange, Subject, name_images
 from training.thumbnails import make_thumbnails
 from training.watch import judge
 
@@ -230,14 +230,14 @@ def _publish(
         metrics=trained.verdict.metrics,
         golden_pool=_golden_pool(prepared.splits),
         known=Known(prepared.splits, name_images(trained.outputs), prepared.copies, prepared.recipe.seed, unrelated),
-        add_files=lambda folder: _add_files(folder, prepared, trained),
+        add_files=lambda folder, gathered: _add_files(folder, prepared, trained, gathered.strange),
         finish=write_report,
         stop=stop,
     )
     return publish(publication, registry, run.path)
 
 
-def _add_files(folder: Path, prepared: Prepared, trained: _Trained) -> None:
+def _add_files(folder: Path, prepared: Prepared, trained: _Trained, strange: Strange) -> None:
     """What people and the service ask of a version besides its answers: how it was trained, and what it is unsure of."""
     (folder / HISTORY).write_bytes(canonical_json(trained.history))
     (folder / SCAN_REPORT).write_bytes(prepared.report.to_bytes())
@@ -252,6 +252,7 @@ def _add_files(folder: Path, prepared: Prepared, trained: _Trained) -> None:
         findings=tuple(prepared.report.lines()),
         thresholds=calibration.thresholds,
         unit=prepared.recipe.unit,
+        strange=strange,
     )
     review = interpret(subject)
     write_review(folder, review, make_thumbnails(review, trained.outputs))

@@ -110,7 +110,7 @@ def interpretation_router(engine: EngineRef) -> APIRouter:
             str,
             Query(
                 alias="list",
-                description="single_label: most_confident, least_confident, confidently_wrong, top_losses, suspects; "
+                description="single_label: most_confident, least_confident, confidently_wrong, unfamiliar, top_losses, suspects; "
                 "multi_label: most_sure, unsure, false_alarms, missed; regression: largest_errors",
             ),
         ],

@@ -80,6 +80,17 @@ def distances(familiarity: Familiarity, embeddings: npt.NDArray[np.float32]) -> 
     return np.concatenate(parts)
 
 
+def p_left_out(familiarity: Familiarity, found: FloatArray) -> FloatArray:
+    """Of calibration images by their distances, `[N]` in (0, 1]: each among the others, as if it were new."""
+    known = familiarity.distances
+    return np.maximum(len(known) - np.searchsorted(known, found, side="left"), 1) / len(known)
+
+
+def p_values_of(familiarity: Familiarity, found: FloatArray) -> FloatArray:
+    """Of new images by their distances, `[N]` in (0, 1]."""
+    return np.array([familiarity.p_value(distance) for distance in found])
+
+
 def p_values(familiarity: Familiarity, embeddings: npt.NDArray[np.float32]) -> FloatArray:
     """Of any number of images `[N, D]`: `[N]` in (0, 1]."""
-    return np.array([familiarity.p_value(distance) for distance in distances(familiarity, embeddings)])
+    return p_values_of(familiarity, distances(familiarity, embeddings))

@@ -20,6 +20,7 @@ from training.confidence.head import ask_maps, find_head
 from training.confidence.lacking import attempt
 from training.confidence.parts import OF_CALIBRATION, Material, Parts, fit_parts
 from training.confidence.promises import Calibrated, Tried
+from training.confidence.strange import find_strange
 from training.confidence.unrelated import made_up
 from training.progress import say
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from training.calibrate import Calibration
     from training.confidence.answers import Answers, Known
     from training.export import Exported
+    from training.subject import Strange
 
 _OF_TEST = ("expected_accuracy", "precision", "known_confusions")
 _BATCH = 64
@@ -66,20 +68,28 @@ class Graph:
 
 
 class Gathered(NamedTuple):
-    """`confidence.json`, and `confidence.npz` as bytes."""
+    """`confidence.json`, `confidence.npz` as bytes, what the graph said of images, and which of those are strange."""
 
     confidence: Confidence
     evidence: bytes
+    answers: Mapping[Split, Answers]
+    strange: Strange
+
+    def with_review(self, review: Review | None) -> Confidence:
+        """Look also through the review that was made of it, where it lists anything."""
+        if review is None or not review.held_out:
+            return self.confidence
+        tested = self_tests.review_lists(review, self.answers, self.confidence.temperature.value)
+        return self.confidence.model_copy(update={"self_tests": (*self.confidence.self_tests, tested)})
 
 
-def gather(graph: Graph, fitted: Calibration, known: Known | None, review: Review | None) -> Gathered:
+def gather(graph: Graph, fitted: Calibration, known: Known | None) -> Gathered:
     """Fit on calibration images, count on test images, and test what came of it.
 
     Args:
         graph: The exported network.
         fitted: Temperature, thresholds and interval.
         known: The images that there are; None where a network is published as it came.
-        review: What will be shown of them, if that was made.
 
     Raises:
         TrainingError: If an output is not finite.
@@ -101,9 +111,9 @@ def gather(graph: Graph, fitted: Calibration, known: Known | None, review: Revie
         confidence = _kept(tried.judge.confidence, promises, unavailable)
         tests += promises
     unavailable |= _uncounted(graph.task, answers)
-    if review is not None and review.held_out:
-        tests.append(self_tests.review_lists(review))
-    return Gathered(confidence.model_copy(update={"self_tests": tuple(tests), "unavailable": unavailable}), evidence)
+    confidence = confidence.model_copy(update={"self_tests": tuple(tests), "unavailable": unavailable})
+    strange = find_strange(parts.evidence.familiarity, answers, unavailable.get("familiarity", ""))
+    return Gathered(confidence, evidence, answers, strange)
 
 
 def _parts(

@@ -16,7 +16,7 @@ from models.decision import activate
 from training.confidence.acceptance import TARGET, find_threshold
 from training.confidence.bank import make_bank, trust_left_out
 from training.confidence.correctness import fit_correctness
-from training.confidence.familiarity import fit_familiarity
+from training.confidence.familiarity import fit_familiarity, p_left_out
 from training.confidence.lacking import Lacking, attempt
 from training.confidence.tables import histogram, percentiles
 
@@ -81,7 +81,7 @@ def fit_parts(material: Material, unavailable: dict[str, str]) -> Parts:
         familiarity=None if familiarity is None else _card(familiarity),
         reference=Reference(
             p_max=() if material.task == "regression" else histogram(outputs.max(axis=1)),
-            p_familiar=() if familiarity is None else histogram(_usual(familiarity)),
+            p_familiar=() if familiarity is None else histogram(p_left_out(familiarity, familiarity.distances)),
         ),
     )
     if material.task == "single_label":
@@ -101,12 +101,6 @@ def _familiarity(material: Material) -> Familiarity:
 
 def _card(familiarity: Familiarity) -> FamiliarityCard:
     return FamiliarityCard(method="mahalanobis_pp", images=len(familiarity.distances), rank=len(familiarity.axes))
-
-
-def _usual(familiarity: Familiarity) -> FloatArray:
-    """Each calibration image's p-value among all of them."""
-    known = familiarity.distances
-    return (len(known) - np.searchsorted(known, known, side="left")) / len(known)
 
 
 def _with_labels(found: Parts, material: Material, probabilities: FloatArray, unavailable: dict[str, str]) -> Parts:
