@@ -105,8 +105,13 @@ def is_within(known: FloatArray, score: float, level: float) -> bool:
 
 
 def is_too_few(count: int, level: float) -> bool:
-    """Whether so many scores leave no bound at all: fewer than ceil(level / (1 - level))."""
+    """Whether so many scores leave no bound at all: fewer than `fewest`."""
     return round_up((count + 1) * level) > count
+
+
+def fewest(level: float) -> int:
+    """How many scores it takes for a bound."""
+    return round_up(level / (1 - level))
 
 
 def round_up(number: float) -> int:

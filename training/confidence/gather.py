@@ -18,6 +18,7 @@ from training.confidence import self_tests, tables
 from training.confidence.answers import ask, ask_all
 from training.confidence.head import ask_maps, find_head
 from training.confidence.lacking import attempt
+from training.confidence.left_out import leave_out
 from training.confidence.parts import OF_CALIBRATION, Material, Parts, fit_parts
 from training.confidence.promises import Calibrated, Tried
 from training.confidence.strange import find_strange
@@ -108,7 +109,7 @@ def gather(graph: Graph, fitted: Calibration, known: Known | None) -> Gathered:
     if "test" in answers and known is not None:
         tried = _try(graph, confidence, Evidence.from_bytes(evidence), answers["test"], known)
         promises = self_tests.of_promises(tried, calibrated)
-        confidence = _kept(tried.judge.confidence, promises, unavailable)
+        confidence = _marked(_kept(tried.judge.confidence, promises, unavailable), promises, tried)
         tests += promises
     unavailable |= _uncounted(graph.task, answers)
     confidence = confidence.model_copy(update={"self_tests": tuple(tests), "unavailable": unavailable})
@@ -180,6 +181,16 @@ def _kept(confidence: Confidence, tests: list[SelfTest], unavailable: dict[str, 
         return confidence
     unavailable["acceptance"] = f"no answer is accepted unseen, since of those that would be on test only {broken.found}"
     return confidence.model_copy(update={"acceptance": confidence.acceptance.model_copy(update={"threshold": None})})
+
+
+def _marked(confidence: Confidence, tests: list[SelfTest], tried: Tried) -> Confidence:
+    """Say how far familiarity can be relied on."""
+    card = confidence.familiarity
+    if card is None:
+        return confidence
+    failed = next((test for test in tests if test.name == self_tests.UNRELATED and not test.passed), None)
+    weak = None if failed is None else f"it hardly tells unrelated images from test images: {failed.found}"
+    return confidence.model_copy(update={"familiarity": card.model_copy(update={"weak": weak, "left_out": leave_out(tried)})})
 
 
 def _in_batches(judge: Judge, outputs: FloatArray, embeddings: npt.NDArray[np.float32]) -> list[Trust]:

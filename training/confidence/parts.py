@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 OF_LABELS = ("conformal", "bank", "correctness", "acceptance", "percentiles")
 OF_CALIBRATION = (*OF_LABELS, "familiarity", "reference")
+UNTESTED = "not tested, since the data has no test split"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def _familiarity(material: Material) -> Familiarity:
 
 
 def _card(familiarity: Familiarity) -> FamiliarityCard:
-    return FamiliarityCard(method="mahalanobis_pp", images=len(familiarity.distances), rank=len(familiarity.axes))
+    images, rank = len(familiarity.distances), len(familiarity.axes)
+    return FamiliarityCard(method="mahalanobis_pp", images=images, rank=rank, weak=UNTESTED, left_out=None)
 
 
 def _with_labels(found: Parts, material: Material, probabilities: FloatArray, unavailable: dict[str, str]) -> Parts:
@@ -114,6 +116,10 @@ def _with_labels(found: Parts, material: Material, probabilities: FloatArray, un
     if known is None:
         unavailable["correctness"] = "there are no known images to compare with; p_correct is the calibrated probability"
     else:
+        if not known[0].is_held_out.any():
+            unavailable["neighbor_agreement"] = (
+                f"of {count} labels not each has a place among held-out known images, so neighbours are training images"
+            )
         trust = trust_left_out(*known, calibration)
         card = attempt("correctness", lambda: fit_correctness(p_max, trust, correct), unavailable)
         if card is not None and card.coefficients is not None:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _SUM_TOLERANCE = 1e-6
 # The review is of the network as it was trained, whose logits the exported one may miss by a little.
 _REVIEW_TOLERANCE = 1e-4
-# Where this one fails, no answer is accepted unseen.
-ACCEPTED = promises.ACCEPTED
+# Where the one fails, no answer is accepted unseen; where the other, familiarity is marked.
+ACCEPTED, UNRELATED = promises.ACCEPTED, promises.UNRELATED
 
 
 def same_as_trained(largest_difference: float, task: Task) -> SelfTest:

@@ -176,6 +176,9 @@ def test_without_a_test_split_nothing_is_counted(graph: Graph) -> None:
     assert confidence.conformal is not None
     assert confidence.acceptance is not None
     assert confidence.acceptance.on_test is None
+    assert confidence.familiarity is not None
+    assert confidence.familiarity.weak == "not tested, since the data has no test split"
+    assert confidence.familiarity.left_out is None
 
 
 @pytest.mark.parametrize("count", [1, 3, 19, 20])
@@ -255,6 +258,9 @@ def test_unrelated_images_of_ones_own_are_asked_about(graph: Graph) -> None:
     (found,) = [test for test in confidence.self_tests if test.name == "unrelated images"]
     assert "against 30 images" in found.found
     assert not found.passed
+    # what test itself is made of cannot be told from test
+    assert confidence.familiarity is not None
+    assert confidence.familiarity.weak == f"it hardly tells unrelated images from test images: {found.found}"
 
 
 class Broken:
