@@ -54,17 +54,13 @@ class Familiarity:
         Args:
             embeddings: `[N, D]`.
         """
-        return np.asarray(self.distance_to_each(embeddings).min(axis=1))
-
-    def distance_to_each(self, embeddings: npt.NDArray[np.floating]) -> FloatArray:
-        """The same to every centre, `[N, G]`."""
         directions = unit_length(embeddings).astype(np.float64)
         along = directions @ self.axes.T
         whole = _squared_distances(directions, self.centres)
         # What is not along the axes; rounding may make it less than nothing.
         beyond = np.maximum(whole - _squared_distances(along, self._along), 0.0)
         scaled = _squared_distances(along / self._deviations, self._along / self._deviations)
-        return np.asarray(np.maximum(scaled, 0.0) + beyond / self.rest)
+        return np.asarray((np.maximum(scaled, 0.0) + beyond / self.rest).min(axis=1))
 
     @cached_property
     def _along(self) -> FloatArray:

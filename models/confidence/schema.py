@@ -62,8 +62,9 @@ class LeftOut(Frozen):
 class FamiliarityCard(Frozen):
     """Whether an image is like those of the data: how many calibration images that is judged by.
 
-    `weak` says why not to rely on it; null where it told unrelated images from test images. `left_out` has every label in turn,
-    and is null where that cannot be counted. The network did learn that label: what it never saw may be told less well.
+    `weak` says why not to rely on it; null where it told unrelated images from test images. `left_out` has up to 20 labels
+    in turn, and is null where labels do not part the images or there is no test split. The network did learn that label: what
+    it never saw may be told less well.
     """
 
     method: Literal["mahalanobis_pp"]

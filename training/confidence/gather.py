@@ -109,7 +109,8 @@ def gather(graph: Graph, fitted: Calibration, known: Known | None) -> Gathered:
     if "test" in answers and known is not None:
         tried = _try(graph, confidence, Evidence.from_bytes(evidence), answers["test"], known)
         promises = self_tests.of_promises(tried, calibrated)
-        confidence = _marked(_kept(tried.judge.confidence, promises, unavailable), promises, tried)
+        confidence = _kept(tried.judge.confidence, promises, unavailable)
+        confidence = _marked(graph, confidence, promises, answers, known.seed)
         tests += promises
     unavailable |= _uncounted(graph.task, answers)
     confidence = confidence.model_copy(update={"self_tests": tuple(tests), "unavailable": unavailable})
@@ -183,14 +184,17 @@ def _kept(confidence: Confidence, tests: list[SelfTest], unavailable: dict[str, 
     return confidence.model_copy(update={"acceptance": confidence.acceptance.model_copy(update={"threshold": None})})
 
 
-def _marked(confidence: Confidence, tests: list[SelfTest], tried: Tried) -> Confidence:
+def _marked(
+    graph: Graph, confidence: Confidence, tests: list[SelfTest], answers: Mapping[Split, Answers], seed: int
+) -> Confidence:
     """Say how far familiarity can be relied on."""
     card = confidence.familiarity
     if card is None:
         return confidence
     failed = next((test for test in tests if test.name == self_tests.UNRELATED and not test.passed), None)
     weak = None if failed is None else f"it hardly tells unrelated images from test images: {failed.found}"
-    return confidence.model_copy(update={"familiarity": card.model_copy(update={"weak": weak, "left_out": leave_out(tried)})})
+    left_out = leave_out(answers["train"], answers["test"], graph.labels, seed) if graph.task == "single_label" else None
+    return confidence.model_copy(update={"familiarity": card.model_copy(update={"weak": weak, "left_out": left_out})})
 
 
 def _in_batches(judge: Judge, outputs: FloatArray, embeddings: npt.NDArray[np.float32]) -> list[Trust]:

@@ -11,12 +11,10 @@ import pytest
 from models.confidence.judge import Judge
 from models.confidence.schema import Acceptance, Confidence, SelfTest, Temperature
 from models.intervals import beta_binomial
-from tests.support.world import LABELS, answers, embeddings_of, tried
+from tests.support.world import LABELS, answers, tried
 from training.confidence import promises
 from training.confidence.coverage import held_scores, joined
-from training.confidence.left_out import leave_out
 from training.confidence.promises import Calibrated, Tried
-from training.confidence.separation import auroc
 from training.confidence.tables import counted
 
 
@@ -91,25 +89,6 @@ def test_false_alarms_fail_where_embeddings_moved(honest: Tried) -> None:
 
 def test_unrelated_images_that_look_related_fail(honest: Tried) -> None:
     assert not passed(promises.unrelated(replace(honest, unrelated=(honest.unrelated[0], honest.test.embeddings))))
-
-
-def test_a_label_that_familiarity_does_not_know_is_strange_unless_another_is_like_it(honest: Tried) -> None:
-    """Counted as from a model that was fitted without its centre; the last label is given the first one's images."""
-    found = leave_out(honest)
-    assert found is not None
-    assert [one.label for one in found] == list(honest.labels)
-    familiarity = honest.judge.evidence.familiarity
-    assert familiarity is not None
-    for index, one in enumerate(found):
-        without = replace(familiarity, centres=np.delete(familiarity.centres, index, axis=0))
-        far, own = without.distance(honest.test.embeddings), honest.test.targets == index
-        assert one.auroc == pytest.approx(auroc(far[own], far[~own]), abs=1e-9)
-        assert one.auroc > 0.9
-    is_last = honest.test.targets == LABELS - 1
-    embeddings = np.where(is_last[:, None], embeddings_of(np.zeros(len(is_last), dtype=int), 5), honest.test.embeddings)
-    twins = leave_out(replace(honest, test=replace(honest.test, embeddings=embeddings)))
-    assert twins is not None
-    assert abs(twins[-1].auroc - 0.5) < 0.2
 
 
 def test_familiarity_has_to_beat_the_largest_probability(honest: Tried) -> None:
