@@ -66,8 +66,6 @@ def _single_label(case: Case, similar: npt.NDArray[np.float32] | None) -> Single
     order = ranked(row, len(row))
     first, second = order[0], order[1]
     raw = probabilities(case.seen.logits, 1.0)
-    found = judge.evidence.conformal
-    p_values = None if found is None else found.p_values(row)
     bank = judge.evidence.bank
     agreement = None if bank is None or similar is None else bank.agreement(similar, first)
     predicted_set = _set(case)
@@ -95,7 +93,7 @@ def _single_label(case: Case, similar: npt.NDArray[np.float32] | None) -> Single
                 index=index,
                 probability=rounded(float(row[index])),
                 raw_softmax=rounded(float(raw[index])),
-                p_value=None if p_values is None or np.isnan(p_values[index]) else rounded(float(p_values[index])),
+                p_value=_p_value(case, index),
             )
             for index in order[1 : case.ask.top_k]
         ),
@@ -155,6 +153,12 @@ def _set(case: Case) -> PredictedSet | None:
         method="class_conditional_lac",
         pooled=tuple(case.labels[index] for index in found.pooled),
     )
+
+
+def _p_value(case: Case, label: int) -> float | None:
+    conformal = case.judge.evidence.conformal
+    found = None if conformal is None else conformal.p_value(case.row, label)
+    return None if found is None else rounded(found)
 
 
 def _no_set(case: Case) -> dict[str, str]:

@@ -111,7 +111,7 @@ def test_prediction_sets_cover_as_often_as_they_say_of_all_labels_and_of_each(
     conformal = fashion.artifact.evidence.conformal
     assert conformal is not None
     # Without the first label, which is always in and would hide a set that covers too little.
-    p_true = np.array([conformal.p_values(row)[label] for row, label in zip(asked.probabilities, actual, strict=True)])
+    p_true = np.array([conformal.p_value(row, label) for row, label in zip(asked.probabilities, actual, strict=True)])
     held = p_true > 1 - level + 1e-9
     low, high = covered_by_chance(len(conformal.of_all), len(actual), level)
     assert low <= held.mean() <= high
