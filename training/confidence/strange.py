@@ -25,14 +25,12 @@ def find_strange(familiarity: Familiarity | None, answers: Mapping[Split, Answer
 
     Args:
         familiarity: What strange is; None where that is not known.
-        answers: By split; one that is not there has no image in the ranking.
+        answers: By split, one of the two at least; one that is not there has no image in the ranking.
         reason: Why it is not known.
     """
     if familiarity is None:
         return Strange(None, reason)
     asked = {split: answers[split] for split in _RANKED if split in answers}
-    if not asked:
-        return Strange({})
     far = {split: distances(familiarity, one.embeddings) for split, one in asked.items()}
     p = np.concatenate([(p_left_out if split == "calibration" else p_values_of)(familiarity, far[split]) for split in asked])
     ids = np.concatenate([one.ids for one in asked.values()])
