@@ -1,7 +1,8 @@
 """What trust and explanations cost: `python -m benchmarks.explain HOME`, with the state that `make run` left (`var`).
 
-The sample's model is served twice, as it is and without its evidence. One client asks for one image at a time, every kind of
-request in turn, so that a machine that slows down slows all of them; the median of each is kept.
+The sample's model is served three times: as it is, with a bank of 1,000 known images, and without its evidence. One client asks
+for one image at a time, every kind of request in turn, so that a machine that slows down slows all of them; the median of each
+is kept.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import sys
 import tempfile
 import time
 import zipfile
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import numpy as np
 
 from models.artifact import CONFIDENCE, MANIFEST, Artifact
+from models.confidence.bank import Bank
 from models.confidence.evidence import EVIDENCE
 from models.confidence.schema import Confidence
 from models.manifest import canonical_json
@@ -33,11 +37,16 @@ from training.sample import SAMPLE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from models.confidence.evidence import Evidence
+
 RESULT = Path(__file__).with_name("results") / "explain.json"
 _PORT, _START_S, _WARM, _ROUNDS = 3097, 120, 20, 300
+_SMALL_BANK = 1000
 _KINDS = {
     "classify, of a version without evidence": "/classify?model=plain",
+    "classify, with a bank of 1,000": "/classify?model=small",
     "classify": "/classify?model=fashion",
+    "explain-confidence without a heatmap, with a bank of 1,000": "/explain-confidence?model=small&heatmap=none",
     "explain-confidence without a heatmap": "/explain-confidence?model=fashion&heatmap=none",
     "explain-confidence": "/explain-confidence?model=fashion",
     "explain-confidence with a PNG": "/explain-confidence?model=fashion&heatmap=png",
@@ -45,14 +54,16 @@ _KINDS = {
 
 
 def main(home: str) -> int:
-    """Serve both, ask, and write the medians."""
+    """Serve all three, ask, and write the medians."""
     source = Registry(Path(home) / "registry")
     fashion = Artifact.load(source.path("fashion", source.aliases("fashion").production or 1))
     with tempfile.TemporaryDirectory(prefix="candor-bench-") as work:
         registry = Registry(Path(work) / "registry")
-        registry.publish(_files(fashion, Path(work) / "fashion", has_evidence=True), fashion.manifest)
-        plain = fashion.manifest.model_copy(update={"name": "plain"})
-        registry.publish(_files(fashion, Path(work) / "plain", has_evidence=False), plain)
+        registry.publish(_files(fashion, Path(work) / "fashion", fashion.evidence), fashion.manifest)
+        small = replace(fashion.evidence, bank=_thinned(fashion.evidence.bank))
+        for name, evidence in (("small", small), ("plain", None)):
+            named = fashion.manifest.model_copy(update={"name": name})
+            registry.publish(_files(fashion, Path(work) / name, evidence), named)
         medians = _serve_and_ask(work)
     manifest, bank = fashion.manifest, fashion.evidence.bank
     found = {
@@ -67,10 +78,20 @@ def main(home: str) -> int:
     return 0
 
 
-def _files(fashion: Artifact, folder: Path, *, has_evidence: bool) -> Path:
-    """The version's own files, to be published again."""
-    shutil.copytree(fashion.path, folder, ignore=shutil.ignore_patterns(MANIFEST, *([] if has_evidence else [EVIDENCE])))
-    if not has_evidence:
+def _thinned(bank: Bank | None) -> Bank | None:
+    """Known images from all along the bank."""
+    if bank is None:
+        return None
+    rows = np.linspace(0, len(bank.ids) - 1, min(_SMALL_BANK, len(bank.ids))).astype(int)
+    return Bank(*(getattr(bank, part.name)[rows] for part in fields(Bank)))
+
+
+def _files(fashion: Artifact, folder: Path, evidence: Evidence | None) -> Path:
+    """The version's own files, to be published again with this evidence."""
+    shutil.copytree(fashion.path, folder, ignore=shutil.ignore_patterns(MANIFEST, EVIDENCE))
+    if evidence is not None:
+        (folder / EVIDENCE).write_bytes(evidence.to_bytes())
+    else:
         bare = Confidence.without_evidence(fashion.confidence.temperature, None, None, "left out, to measure what it costs")
         (folder / CONFIDENCE).write_bytes(canonical_json(bare))
     return folder

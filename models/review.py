@@ -21,7 +21,7 @@ ID_PREFIX = "sha256:"
 # An error is confident from this calibrated probability on, or from what is usual for the label where that is higher.
 CONFIDENT = 0.9
 
-Question = Literal["most_confident", "least_confident", "confidently_wrong"]
+Question = Literal["most_confident", "least_confident", "confidently_wrong", "unfamiliar"]
 By = Literal["predicted", "actual"]
 Item = TypeVar("Item", ReviewedImage, TaggedImage, MeasuredImage)
 _ADAPTER: TypeAdapter[Review] = TypeAdapter(Annotated[Review, Field(discriminator="task")])
@@ -71,15 +71,19 @@ def thumbnail_name(image_id: str) -> str:
     return f"{THUMBNAILS}/{image_id.removeprefix(ID_PREFIX)}.jpg"
 
 
-def answer(review: SingleLabelReview, label: str, question: Question, by: By) -> list[dict[str, Any]]:
+def answer(review: SingleLabelReview, label: str, question: Question, by: By) -> list[dict[str, Any]] | None:
     """One list as JSON types, in order: each image described, and with `confidently_wrong` whether it is `below_threshold`.
+
+    None where the review has no such list, and its `unavailable` says why.
 
     Raises:
         KeyError: If the model has no such label.
     """
     asked = {entry.label: entry for entry in review.questions}[label]
     described = by_id(review.images)
-    ids: tuple[str, ...] = getattr(getattr(asked, by), question)
+    ids: tuple[str, ...] | None = getattr(getattr(asked, by), question)
+    if ids is None:
+        return None
     rows = [described[image_id].model_dump(mode="json") for image_id in ids]
     if question == "confidently_wrong":
         return [row | {"below_threshold": row["p_predicted"] < asked.threshold} for row in rows]

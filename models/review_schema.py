@@ -100,7 +100,8 @@ class Reliability(Frozen):
 class ReviewedImage(Frozen):
     """One held-out image, and what the version says of it. Probabilities are calibrated; `loss` is -ln p_actual.
 
-    `margin` is p_predicted less the probability of the runner-up.
+    `margin` is p_predicted less the probability of the runner-up. `p_familiar` is how often an image like the data is as
+    strange; null where the familiarity model was not asked about it.
     """
 
     id: str
@@ -112,24 +113,27 @@ class ReviewedImage(Frozen):
     p_actual: Share
     margin: Share
     loss: float = Field(ge=0)
+    p_familiar: Share | None
 
 
 class Lists(Frozen):
-    """The three questions of one label, as ids. `over_threshold` counts the confident errors, listed or not.
+    """What to look at of one label, as ids. `over_threshold` counts the confident errors, listed or not.
 
     `most_confident` are right, the most probable first; `least_confident` right or not, the least probable first.
     `confidently_wrong` has the errors from `threshold` on, the most probable first; where there are fewer than five, the
-    five most probable errors.
+    five most probable errors. `unfamiliar` are the strangest, right or not, the strangest first; null where nothing says
+    which are.
     """
 
     most_confident: tuple[str, ...]
     least_confident: tuple[str, ...]
     confidently_wrong: tuple[str, ...]
     over_threshold: int = Field(ge=0)
+    unfamiliar: tuple[str, ...] | None
 
 
 class LabelReview(Frozen):
-    """The three questions of a label, over the images that were said to have it and over those that have it."""
+    """The lists of a label, over the images that were said to have it and over those that have it."""
 
     label: str
     threshold: Share

@@ -4,7 +4,7 @@ What the fields mean is `calls`.
 
     raw          image/*, application/octet-stream   one image; the content decides the format
     multipart    file parts named image or images, other parts are fields
-    JSON         {"images": ["<base64>", ...], ...fields}
+    JSON         {"images": ["<base64>", ...], ...fields}, or "image": "<base64>"
 """
 
 from __future__ import annotations
@@ -148,11 +148,12 @@ def _parse_json(data: bytes, limits: BodyLimits) -> Body:
         raise BadRequestError(f"the JSON body cannot be read: {err}") from err
     if not isinstance(value, dict):
         raise BadRequestError('the JSON body is not an object; expected {"images": ["<base64>", ...]}')
-    images = value.pop("images", value.pop("image", []))
-    if isinstance(images, str):
-        images = [images]
-    if not isinstance(images, list):
-        raise BadRequestError("images is not a list; expected base64 texts, one for each image")
+    images: list[Any] = []
+    for name in FILE_FIELDS:
+        given = value.pop(name, [])
+        if not isinstance(given, str | list):
+            raise BadRequestError(f"{name} is not a list; expected base64 texts, one for each image")
+        images += [given] if isinstance(given, str) else given
     if len(images) > limits.max_images:
         raise BadRequestError(f"images holds {len(images)} entries; at most {limits.max_images} are accepted")
     return Body([_base64(index, text) for index, text in enumerate(images)], value)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from training.plan import Plan
     from training.prepare import Prepared
     from training.selection import Verdict
-    from training.subject import Outputs
+    from training.subject import Outputs, Strange
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def assemble(name: str, prepared: Prepared, trained: Trained, unrelated: np.ndar
         metrics=trained.verdict.metrics,
         golden_pool=_golden_pool(prepared.splits),
         known=Known(prepared.splits, name_images(trained.outputs), prepared.copies, prepared.recipe.seed, unrelated),
-        add_files=lambda folder: _add_files(folder, prepared, trained),
+        add_files=lambda folder, gathered: _add_files(folder, prepared, trained, gathered.strange),
         finish=write_report,
     )
 
 
-def _add_files(folder: Path, prepared: Prepared, trained: Trained) -> None:
+def _add_files(folder: Path, prepared: Prepared, trained: Trained, strange: Strange) -> None:
     """What people and the service ask of a version besides its answers: how it was trained, and what it is unsure of."""
     (folder / HISTORY).write_bytes(canonical_json(trained.history))
     (folder / SCAN_REPORT).write_bytes(prepared.report.to_bytes())
@@ -89,6 +89,7 @@ def _add_files(folder: Path, prepared: Prepared, trained: Trained) -> None:
         findings=tuple(prepared.report.lines()),
         thresholds=calibration.thresholds,
         unit=prepared.recipe.unit,
+        strange=strange,
     )
     review = interpret(subject)
     write_review(folder, review, make_thumbnails(review, trained.outputs))

@@ -20,12 +20,14 @@ from models.frozen import Frozen
 from models.manifest import Sha256, canonical_json
 from models.preprocess import load_image
 from models.review_schema import Review  # noqa: TC001 - pydantic reads the annotation
+from training.confidence.answers import Answers
+from training.confidence.strange import find_strange
 from training.data import Images
 from training.export import open_session
 from training.interpret import interpret
 from training.progress import progress
 from training.report import render_evaluation
-from training.subject import Outputs, Subject
+from training.subject import Outputs, Subject, name_images
 from training.thumbnails import make_thumbnails
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 _NAMED = 10
+_NO_FAMILIARITY = "the version cannot tell strange images, since it was published without a familiarity model"
 _SAME_DATA = "this is the data that the version was made from, training images included: the scores are too good to be true"
 
 
@@ -90,7 +93,10 @@ def evaluate(artifact: Artifact, dataset: Dataset) -> Evaluated:
     dataset = dataset.without(skipped)
     if not images.items:
         raise DatasetError(f"{dataset.root} holds no image that can be read ({len(dataset.skipped)} files were left out)")
-    outputs: dict[Split, Outputs] = {"test": Outputs(images, _logits(artifact, images.pixels), None)}
+    logits, embeddings = _ask(artifact, images.pixels)
+    outputs: dict[Split, Outputs] = {"test": Outputs(images, logits, None)}
+    ids = np.array([name or "" for name in name_images(outputs)["test"]], dtype=np.str_)
+    answers: dict[Split, Answers] = {"test": Answers(images.targets, ids, logits, embeddings)}
     subject = Subject(
         task=manifest.task,
         labels=manifest.labels,
@@ -100,6 +106,7 @@ def evaluate(artifact: Artifact, dataset: Dataset) -> Evaluated:
         findings=_findings(manifest, dataset),
         thresholds=artifact.confidence.thresholds,
         unit=manifest.unit,
+        strange=find_strange(artifact.evidence.familiarity, answers, _NO_FAMILIARITY),
     )
     review = interpret(subject)
     evaluation = Evaluation(
@@ -161,10 +168,12 @@ def _targets(items: Sequence[Item], manifest: Manifest) -> npt.NDArray[Any]:
     return targets
 
 
-def _logits(artifact: Artifact, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _ask(artifact: Artifact, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Logits `[N, K]` and embeddings `[N, D]`."""
     session = open_session(artifact.path / MODEL)
     starts = progress(range(0, len(pixels), _BATCH), "scoring", -(-len(pixels) // _BATCH))
-    return np.concatenate([session.run(["logits"], {"image": pixels[start : start + _BATCH]})[0] for start in starts])
+    parts = [session.run(["logits", "embedding"], {"image": pixels[start : start + _BATCH]}) for start in starts]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def _findings(manifest: Manifest, dataset: Dataset) -> tuple[str, ...]:

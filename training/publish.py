@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from training.backbone import Pretrained
     from training.calibrate import Calibration
     from training.confidence.answers import Known
+    from training.confidence.gather import Gathered
     from training.export import Exported
     from training.normalise import Normalise
 
@@ -89,8 +90,9 @@ class Publication:
     golden_pool: npt.NDArray[np.uint8]
     # The images that it was made from; None where it is published as it came.
     known: Known | None = None
-    # Writes further files into the artifact's folder; and those that name its version, once that is known.
-    add_files: Callable[[Path], None] = lambda folder: None
+    # Writes further files into the artifact's folder, with what was found of the images; and those that name its version,
+    # once that is known.
+    add_files: Callable[[Path, Gathered], None] = lambda folder, gathered: None
     finish: Callable[[Path, Manifest], None] | None = None
     # Between a version's appearance and its alias nothing may end the process.
     stop: Stop = field(default_factory=Stop)
@@ -131,8 +133,9 @@ def _publish(publication: Publication, registry: Registry, folder: Path) -> Mani
     say(f"  ONNX Runtime and torch agree to {exported.largest_difference:.1e} on {what} (batches of 1, 3 and 8)")
     (folder / GOLDEN).write_bytes(_golden(folder / MODEL, publication))
     write_tensors(folder / WEIGHTS, network.state_dict())
-    publication.add_files(folder)
-    _write_confidence(folder, publication, exported)
+    gathered = _gather(folder, publication, exported)
+    publication.add_files(folder, gathered)
+    _write_confidence(folder, gathered)
     with publication.stop.deferred():
         card, first = _card(publication, exported), publication.first_is_production
         published = registry.publish(folder, card, publication.finish, first_is_production=first)
@@ -142,14 +145,19 @@ def _publish(publication: Publication, registry: Registry, folder: Path) -> Mani
     return published
 
 
-def _write_confidence(folder: Path, publication: Publication, exported: Exported) -> None:
+def _gather(folder: Path, publication: Publication, exported: Exported) -> Gathered:
     """Fit and test what statements of confidence are made from, on the graph as it will be served."""
     network, task, labels = publication.pretrained.network, publication.task, publication.labels
     graph = Graph(open_session(folder / MODEL), exported, network, task, labels, publication.golden_pool)
-    gathered = gather(graph, publication.calibration, publication.known, read_review(folder))
-    (folder / CONFIDENCE).write_bytes(canonical_json(gathered.confidence))
+    return gather(graph, publication.calibration, publication.known)
+
+
+def _write_confidence(folder: Path, gathered: Gathered) -> None:
+    """Last, since what others wrote is tested too."""
+    confidence = gathered.with_review(read_review(folder))
+    (folder / CONFIDENCE).write_bytes(canonical_json(confidence))
     (folder / EVIDENCE).write_bytes(gathered.evidence)
-    tell(gathered.confidence)
+    tell(confidence)
 
 
 def _card(publication: Publication, exported: Exported) -> Manifest:

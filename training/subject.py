@@ -46,6 +46,20 @@ class Outputs:
 
 
 @dataclass(frozen=True)
+class Strange:
+    """How often an image like the data is as strange, in (0, 1]: of held-out images by id, the strangest first.
+
+    `p_familiar` is None where that is not known, and `reason` says why.
+    """
+
+    p_familiar: Mapping[str, float] | None
+    reason: str | None = None
+
+
+NOT_ASKED = Strange(None, "it was not asked which images are strange")
+
+
+@dataclass(frozen=True)
 class Subject:
     """A trained model, its answers, and what was found in its data.
 
@@ -58,6 +72,7 @@ class Subject:
         findings: What the scan of the data found, a sentence each.
         thresholds: With multi_label, the probability from which on each label is selected; else None.
         unit: With regression, what the number counts, if that was said; else None.
+        strange: With one label an image: which images are unlike the data.
     """
 
     task: Task
@@ -68,6 +83,7 @@ class Subject:
     findings: tuple[str, ...] = ()
     thresholds: Mapping[str, float] | None = None
     unit: str | None = None
+    strange: Strange = NOT_ASKED
 
     def held_out(self) -> tuple[Split, ...]:
         """The splits that the model was not trained on."""

@@ -82,6 +82,8 @@ def _lists(entry: LabelReview) -> list[Sequence[str]]:
         by_predicted.most_confident,
         by_predicted.least_confident,
         by_actual.least_confident,
+        by_predicted.unfamiliar or (),
+        by_actual.unfamiliar or (),
     ]
 
 

@@ -73,9 +73,8 @@ class Bank:
 
     def _distances(self, similarities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Mean cosine distance of the nearest three images of each label that there is, `[G]`; NaN where none counts."""
-        # every label's images in a row of its own, filled up with -inf, G x the most images of a label
-        rows = np.full(self._places.shape, -np.inf, dtype=np.float32)
-        rows[self._places >= 0] = similarities
+        # every label's images in a row of its own, filled up with -inf, which place -1 has; G x the most images of a label
+        rows = np.append(similarities, np.float32(-np.inf))[self._places]
         nearest = np.partition(rows, max(self._places.shape[1] - NEAREST, 0), axis=1)[:, -NEAREST:].astype(np.float64)
         counted = np.isfinite(nearest)
         with np.errstate(invalid="ignore"):

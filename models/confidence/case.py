@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from models.confidence.conformal import fewest
 from models.confidence.explanation import Contrast, Familiar, Heatmap
+from models.confidence.familiarity import UNKNOWN
 from models.confidence.heatmap import activation_map, contrast
 from models.confidence.overlay import overlay_png
 
@@ -73,16 +75,39 @@ class Case:
     row: FloatArray
     trust: Trust
 
-    @property
-    def unavailable(self) -> dict[str, str]:
-        """What the version has no evidence for, and why."""
-        return self.judge.confidence.unavailable
+    def unavailable(self, label: int | None = None) -> dict[str, str]:
+        """Why parts are null: the version has no evidence for them, or what was asked for has no answer.
+
+        Args:
+            label: That the image was said to have; None where it is not one.
+        """
+        found = dict(self.judge.confidence.unavailable)
+        if self.ask.heatmap == "none":
+            found["heatmap"] = "heatmap=none asks for no map"
+        if label is not None and self.ask.versus is not None:
+            if self.ask.heatmap == "none":
+                found["versus"] = found["heatmap"]
+            elif self.ask.versus == label:
+                found["versus"] = f"{self.labels[label]} is the first label itself"
+        return found
+
+    def too_high(self, images: int) -> str:
+        """Why there is no bound at the level that was asked for, with so many calibration images."""
+        level = self.ask.confidence_level
+        return f"at confidence_level {level:g} it takes {fewest(level)} calibration images, and there are {images}"
 
     def familiar(self) -> Familiar | None:
         """Whether the image is like the data."""
-        if self.trust.p_familiar is None or self.trust.familiarity is None:
+        card = self.judge.confidence.familiarity
+        if card is None or self.trust.p_familiar is None or self.trust.familiarity is None:
             return None
-        return Familiar(p_value=rounded(self.trust.p_familiar), verdict=self.trust.familiarity, method="mahalanobis_pp")
+        return Familiar(
+            p_value=rounded(self.trust.p_familiar),
+            verdict=self.trust.familiarity,
+            method=card.method,
+            false_alarm_rate=UNKNOWN,
+            weak=card.weak,
+        )
 
     def heatmap(self, label: int) -> Heatmap | None:
         """What speaks for a label; None where nobody asked, or the map would not be exact."""

@@ -50,16 +50,17 @@ class Conformal:
         of_label = tuple(np.sort(scores[labels == label]) for label in range(probabilities.shape[1]))
         return cls(of_label, np.sort(scores))
 
-    def p_values(self, row: FloatArray) -> FloatArray:
-        """How unusual the image would be as one of each label, `[K]` in 0..1: its share of images with no smaller score.
+    def p_value(self, row: FloatArray, label: int) -> float | None:
+        """How unusual the image would be as one of a label, in 0..1: the share of its images with no smaller score.
 
-        NaN for a label without images.
+        None for a label without images.
 
         Args:
             row: Calibrated probabilities of one image, `[K]`.
+            label: Index.
         """
-        scores = zip(self.of_label, 1.0 - np.asarray(row, dtype=np.float64), strict=True)
-        return np.array([p_value(known, score) if len(known) else np.nan for known, score in scores], dtype=np.float64)
+        known = self.of_label[label]
+        return p_value(known, 1.0 - float(row[label])) if len(known) else None
 
     def prediction_set(self, row: FloatArray, level: float) -> PredictionSet:
         """The labels that cannot be ruled out; the most probable one is always among them, which only adds coverage.
@@ -105,8 +106,13 @@ def is_within(known: FloatArray, score: float, level: float) -> bool:
 
 
 def is_too_few(count: int, level: float) -> bool:
-    """Whether so many scores leave no bound at all: fewer than ceil(level / (1 - level))."""
+    """Whether so many scores leave no bound at all: fewer than `fewest`."""
     return round_up((count + 1) * level) > count
+
+
+def fewest(level: float) -> int:
+    """How many scores it takes for a bound."""
+    return round_up(level / (1 - level))
 
 
 def round_up(number: float) -> int:

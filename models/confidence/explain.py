@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.confidence.case import Ask, Case, Seen, rounded
+from models.confidence.conformal import is_too_few
 from models.confidence.explain_tasks import explain_multi_label, explain_regression
 from models.confidence.explanation import (
     Alternative,
@@ -65,8 +66,6 @@ def _single_label(case: Case, similar: npt.NDArray[np.float32] | None) -> Single
     order = ranked(row, len(row))
     first, second = order[0], order[1]
     raw = probabilities(case.seen.logits, 1.0)
-    found = judge.evidence.conformal
-    p_values = None if found is None else found.p_values(row)
     bank = judge.evidence.bank
     agreement = None if bank is None or similar is None else bank.agreement(similar, first)
     predicted_set = _set(case)
@@ -82,16 +81,19 @@ def _single_label(case: Case, similar: npt.NDArray[np.float32] | None) -> Single
         normalized_entropy=rounded(_entropy(row)),
         percentile_for_label=_percentile(judge.evidence.percentiles, first, float(row[first])),
     )
-    prediction = Predicted(label=labels[first], probability=rounded(float(row[first])), raw_softmax=rounded(float(raw[first])))
+    prediction = Predicted(
+        label=labels[first], index=first, probability=rounded(float(row[first])), raw_softmax=rounded(float(raw[first]))
+    )
     decision = Decision(action=trust.action, reasons=reasons)
     return SingleLabelExplanation(
         prediction=prediction,
         alternatives=tuple(
             Alternative(
                 label=labels[index],
+                index=index,
                 probability=rounded(float(row[index])),
                 raw_softmax=rounded(float(raw[index])),
-                p_value=None if p_values is None or np.isnan(p_values[index]) else rounded(float(p_values[index])),
+                p_value=_p_value(case, index),
             )
             for index in order[1 : case.ask.top_k]
         ),
@@ -108,7 +110,7 @@ def _single_label(case: Case, similar: npt.NDArray[np.float32] | None) -> Single
         known_confusion=confusion,
         decision=decision,
         summary=summarise(prediction, sureness, predicted_set, trust, confusion),
-        unavailable=case.unavailable,
+        unavailable=case.unavailable(first) | _no_set(case),
     )
 
 
@@ -153,6 +155,20 @@ def _set(case: Case) -> PredictedSet | None:
     )
 
 
+def _p_value(case: Case, label: int) -> float | None:
+    conformal = case.judge.evidence.conformal
+    found = None if conformal is None else conformal.p_value(case.row, label)
+    return None if found is None else rounded(found)
+
+
+def _no_set(case: Case) -> dict[str, str]:
+    """Why a set holds every label, where its level is too high for all calibration images together."""
+    conformal = case.judge.evidence.conformal
+    if conformal is None or not is_too_few(len(conformal.of_all), case.ask.confidence_level):
+        return {}
+    return {"prediction_set": f"no label can be ruled out: {case.too_high(len(conformal.of_all))}"}
+
+
 def _neighbours(case: Case, similar: npt.NDArray[np.float32] | None) -> tuple[NeighbourImage, ...]:
     bank = case.judge.evidence.bank
     if bank is None or similar is None:
@@ -161,6 +177,7 @@ def _neighbours(case: Case, similar: npt.NDArray[np.float32] | None) -> tuple[Ne
         NeighbourImage(
             id=str(bank.ids[one.row]),
             label=case.labels[bank.labels[one.row]],
+            split="calibration" if bank.is_held_out[one.row] else "train",
             predicted=case.labels[bank.predicted[one.row]],
             # Rounding may leave a hair over 1 between equal images.
             similarity=rounded(min(max(one.similarity, -1.0), 1.0)),

@@ -42,7 +42,7 @@ def explain_multi_label(case: Case) -> MultiLabelExplanation:
         heatmap=case.heatmap(order[0] if case.ask.versus is None else case.ask.versus),
         decision=Decision(action=case.trust.action, reasons=reasons),
         summary=_strange(case.trust) + said + more,
-        unavailable=case.unavailable,
+        unavailable=case.unavailable(),
     )
 
 
@@ -65,7 +65,7 @@ def explain_regression(case: Case, unit: str | None) -> RegressionExplanation:
         heatmap=case.heatmap(0),
         decision=Decision(action=case.trust.action, reasons=_few_reasons(case)),
         summary=_strange(case.trust) + f"About {number}." + between,
-        unavailable=case.unavailable,
+        unavailable=case.unavailable() | ({} if interval is not None else _no_interval(case)),
     )
 
 
@@ -78,6 +78,14 @@ def _interval(case: Case, value: float) -> ValueRange | None:
     return ValueRange(
         confidence_level=asked, low=rounded(value - half_width), high=rounded(value + half_width), method="split_conformal"
     )
+
+
+def _no_interval(case: Case) -> dict[str, str]:
+    residuals = case.judge.evidence.residuals
+    if residuals is not None:
+        return {"interval": case.too_high(len(residuals))}
+    why = case.judge.confidence.temperature.reason
+    return {} if why is None else {"interval": why}
 
 
 def _few_reasons(case: Case, *more: tuple[Reason, bool]) -> tuple[Reason, ...]:

@@ -5,7 +5,7 @@ Filled in by `explain`. A part that the version has no evidence for is null, and
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,11 +14,22 @@ from models.confidence.judge import Action, Level, Reason  # noqa: TC001 - pydan
 from models.confidence.schema import Counted, KnownConfusion, Share  # noqa: TC001 - pydantic reads the annotation
 from models.frozen import Frozen
 
+Unavailable = Annotated[
+    dict[str, str],
+    Field(
+        description="why a part is null or empty. Of the version: conformal (the prediction set), familiarity, correctness "
+        "(p_correct is then the probability), acceptance, expected_accuracy, percentiles, known_confusions, head (maps), bank "
+        "(neighbours, trust score), neighbor_agreement; evidence is all of them. Of this answer: prediction_set, interval, "
+        "heatmap, versus, where what was asked for has no answer"
+    ),
+]
+
 
 class Predicted(Frozen):
     """A label: how probable it is, and what the plain softmax would have said."""
 
     label: str
+    index: int = Field(ge=0, description="of the label in the model's list of them")
     probability: Share = Field(description="calibrated; of all labels they sum to 1")
     raw_softmax: Share = Field(description="of the logits as they are, which trained networks overstate")
 
@@ -37,11 +48,13 @@ class Sureness(Frozen):
     level: Level
     p_correct: Share | None = Field(description="probability that the first label is right; null for what is unknown")
     p_correct_method: Literal["logit_p+log_trust", "calibrated_probability"] | None
-    expected_accuracy: Counted | None = Field(description="of test images whose first label was about as probable")
+    expected_accuracy: Counted | None = Field(
+        description="of test images whose first label was about as probable; null where there were none"
+    )
     margin: Share = Field(description="probability of the first label less that of the second")
     normalized_entropy: Share = Field(description="0: one label has it all; 1: all labels are equally probable")
     percentile_for_label: Share | None = Field(
-        description="share of right answers with this label, on calibration images, that were less sure"
+        description="share of right answers with this label, on calibration images, that were less sure; null without such"
     )
 
 
@@ -61,6 +74,8 @@ class Familiar(Frozen):
     p_value: Share = Field(description="how often an image like those is at least as strange")
     verdict: Verdict
     method: Literal["mahalanobis_pp"]
+    false_alarm_rate: Share = Field(description="how often an image like those is called unknown, at most")
+    weak: str | None = Field(description="why not to rely on it; null where it told unrelated images from test images")
 
 
 class Heatmap(Frozen):
@@ -86,10 +101,13 @@ class Contrast(Frozen):
 
 
 class NeighbourImage(Frozen):
-    """A held-out image that looks like this one to the network."""
+    """A known image that looks like this one to the network."""
 
     id: str
     label: str
+    split: Literal["calibration", "train"] = Field(
+        description="calibration: held out from training. train: learnt by heart, and shown only where none was held out"
+    )
     predicted: str
     similarity: float = Field(ge=-1, le=1, description="cosine of the embeddings")
 
@@ -123,7 +141,7 @@ class SingleLabelExplanation(Frozen):
     known_confusion: KnownConfusion | None
     decision: Decision
     summary: str
-    unavailable: dict[str, str]
+    unavailable: Unavailable
 
 
 class LabelVerdict(Frozen):
@@ -145,7 +163,7 @@ class MultiLabelExplanation(Frozen):
     heatmap: Heatmap | None
     decision: Decision
     summary: str
-    unavailable: dict[str, str]
+    unavailable: Unavailable
 
 
 class ValueRange(Frozen):
@@ -167,7 +185,7 @@ class RegressionExplanation(Frozen):
     heatmap: Heatmap | None
     decision: Decision
     summary: str
-    unavailable: dict[str, str]
+    unavailable: Unavailable
 
 
 Explanation = SingleLabelExplanation | MultiLabelExplanation | RegressionExplanation

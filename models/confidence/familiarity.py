@@ -54,17 +54,29 @@ class Familiarity:
         Args:
             embeddings: `[N, D]`.
         """
-        directions = unit_length(embeddings).astype(np.float64)
-        along = directions @ self.axes.T
-        whole = _squared_distances(directions, self.centres)
+        return self.distance_of(unit_length(embeddings))
+
+    def distance_of(self, directions: npt.NDArray[np.float32]) -> FloatArray:
+        """The same of embeddings that have length 1 already."""
+        points = directions.astype(np.float64)
+        along = points @ self.axes.T
+        whole, inside, scaled = self._whole.squared_distances(points), self._inside, self._scaled
         # What is not along the axes; rounding may make it less than nothing.
-        beyond = np.maximum(whole - _squared_distances(along, self._along), 0.0)
-        scaled = _squared_distances(along / self._deviations, self._along / self._deviations)
-        return np.asarray((np.maximum(scaled, 0.0) + beyond / self.rest).min(axis=1))
+        beyond = np.maximum(whole - inside.squared_distances(along), 0.0)
+        far = np.maximum(scaled.squared_distances(along / self._deviations), 0.0)
+        return np.asarray((far + beyond / self.rest).min(axis=1))
 
     @cached_property
-    def _along(self) -> FloatArray:
-        return self.centres @ self.axes.T
+    def _whole(self) -> _Centres:
+        return _Centres(self.centres)
+
+    @cached_property
+    def _inside(self) -> _Centres:
+        return _Centres(self.centres @ self.axes.T)
+
+    @cached_property
+    def _scaled(self) -> _Centres:
+        return _Centres(self._inside.points / self._deviations)
 
     @cached_property
     def _deviations(self) -> FloatArray:
@@ -108,7 +120,14 @@ def unit_length(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]
     return np.asarray(given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), _TINY))
 
 
-def _squared_distances(points: FloatArray, others: FloatArray) -> FloatArray:
-    """|x - y|^2 of all pairs, `[N, G]`, by products of matrices; rounding may leave a hair less than 0."""
-    squares = np.square(points).sum(axis=1)[:, None] + np.square(others).sum(axis=1)
-    return np.asarray(squares - 2 * points @ others.T)
+class _Centres:
+    """Points `[G, D]` that many others are compared with; their lengths are worked out once."""
+
+    def __init__(self, points: FloatArray) -> None:
+        self.points = points
+        self._squares = np.square(points).sum(axis=1)
+
+    def squared_distances(self, others: FloatArray) -> FloatArray:
+        """|x - y|^2 of all pairs, `[N, G]`, by a product of matrices; rounding may leave a hair less than 0."""
+        squares = np.einsum("nd,nd->n", others, others)[:, None] + self._squares
+        return np.asarray(squares - 2 * others @ self.points.T)

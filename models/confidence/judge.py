@@ -51,7 +51,7 @@ class Trust:
             since it was fitted on such images alone.
         p_familiar: How often an image like the data is as strange, in (0, 1]; None where that is not known.
         familiarity: Its name.
-        trust_score: See `bank`; None without a bank.
+        trust_score: See `bank`; None without a bank, and where nobody asked and p_correct does not need it.
         action: accept: right as often as the target says. reject: not one of the labels. review: let a person look.
     """
 
@@ -78,7 +78,7 @@ class Judge:
     @property
     def needs_embedding(self) -> bool:
         """Whether `trust` looks at embeddings at all."""
-        return self.evidence.familiarity is not None or self.evidence.bank is not None
+        return self.evidence.familiarity is not None or self._correctness is not None
 
     def probabilities(self, logits: npt.NDArray[np.floating]) -> FloatArray:
         """Calibrated probabilities (or values) `[N, K]` of logits `[N, K]`.
@@ -90,10 +90,13 @@ class Judge:
 
     def similarities(self, embeddings: npt.NDArray[np.floating] | None) -> npt.NDArray[np.float32] | None:
         """Cosine similarity with every known image, `[N, M]`, of `[N, D]`; None where there is nothing to compare."""
+        return self._similarities(None if embeddings is None else unit_length(embeddings))
+
+    def _similarities(self, directions: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
         bank = self.evidence.bank
-        if bank is None or embeddings is None or self.task != "single_label":
+        if bank is None or directions is None or self.task != "single_label":
             return None
-        return bank.similarities(unit_length(embeddings))
+        return bank.similarities(directions)
 
     def trust(
         self,
@@ -106,11 +109,15 @@ class Judge:
         Args:
             probabilities: Calibrated, `[N, K]`.
             embeddings: `[N, D]`; None where there are none.
-            similar: Their `similarities`, from whoever has them already; None to compute them.
+            similar: Their `similarities`, from whoever has them already; None to compute them where p_correct needs them,
+                since comparing with every known image takes longer than all the rest.
         """
         count = len(probabilities)
-        strange = self._p_familiar(embeddings, count)
-        scores = self._trust_scores(probabilities, self.similarities(embeddings) if similar is None else similar)
+        directions = None if embeddings is None else unit_length(embeddings)
+        strange = self._p_familiar(directions, count)
+        if similar is None and self._correctness is not None:
+            similar = self._similarities(directions)
+        scores = self._trust_scores(probabilities, similar)
         p_max = probabilities.max(axis=1)
         right = p_max if self._correctness is None or scores is None else self._correctness.p_correct(p_max, scores)
         return [
@@ -131,11 +138,11 @@ class Judge:
             action = "accept"
         return Trust(p_correct, p_familiar, named, trust_score, action)
 
-    def _p_familiar(self, embeddings: npt.NDArray[np.floating] | None, count: int) -> list[float] | None:
+    def _p_familiar(self, directions: npt.NDArray[np.float32] | None, count: int) -> list[float] | None:
         familiarity = self.evidence.familiarity
-        if familiarity is None or embeddings is None:
+        if familiarity is None or directions is None:
             return None
-        return [familiarity.p_value(distance) for distance in familiarity.distance(embeddings)[:count]]
+        return [familiarity.p_value(distance) for distance in familiarity.distance_of(directions)[:count]]
 
     def _trust_scores(self, probabilities: FloatArray, similar: npt.NDArray[np.float32] | None) -> FloatArray | None:
         bank = self.evidence.bank

@@ -52,12 +52,26 @@ class ConformalCard(Frozen):
     images: dict[str, int]
 
 
+class LeftOut(Frozen):
+    """A label that familiarity was kept from knowing: how well it then tells its test images from those of the others."""
+
+    label: str
+    auroc: Share
+
+
 class FamiliarityCard(Frozen):
-    """Whether an image is like those of the data: how many calibration images that is judged by."""
+    """Whether an image is like those of the data: how many calibration images that is judged by.
+
+    `weak` says why not to rely on it; null where it told unrelated images from test images. `left_out` has up to 20 labels
+    in turn, and is null where labels do not part the images or there is no test split. The network did learn that label: what
+    it never saw may be told less well.
+    """
 
     method: Literal["mahalanobis_pp"]
     images: int = Field(ge=1)
     rank: int = Field(ge=1)
+    weak: str | None
+    left_out: tuple[LeftOut, ...] | None
 
 
 class CorrectnessCard(Frozen):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 from service.errors import problem_of
 from service.logs import request_id
@@ -37,6 +38,14 @@ def model_card(model: LiveModel) -> dict[str, str | int]:
 def version_header(model: LiveModel) -> dict[str, str]:
     """`X-Model-Version`: `name:N`."""
     return {"x-model-version": model.manifest.reference}
+
+
+def bytes_of(media_type: str) -> dict[str, Any]:
+    """What a route of FastAPI's is declared with that answers a file and not JSON."""
+    content = {
+        media_type: {"schema": {"type": "string", "format": "binary"} if media_type.startswith("image/") else {"type": "string"}}
+    }
+    return {"response_class": Response, "responses": {200: {"content": content}}}
 
 
 def logged_problem(error: BaseException) -> Problem:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import RootModel
+from pydantic import Field, RootModel
 from pydantic_core import to_json
 from starlette.responses import Response
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from service.live import LiveModel
 
 _MOST_NAMED = 5
+RequestId = Annotated[str, Field(description="as in X-Request-Id; all that differs between the answers to two equal requests")]
 
 
 class ExplainingModel(ModelCard):
@@ -34,18 +35,21 @@ class ExplainingModel(ModelCard):
 class ExplainedLabel(SingleLabelExplanation):
     """Of a model with one label an image."""
 
+    request_id: RequestId
     model: ExplainingModel
 
 
 class ExplainedLabels(MultiLabelExplanation):
     """Of a model with any number of labels an image."""
 
+    request_id: RequestId
     model: ExplainingModel
 
 
 class ExplainedValue(RegressionExplanation):
     """Of a model that answers a number."""
 
+    request_id: RequestId
     model: ExplainingModel
 
 
@@ -65,7 +69,7 @@ async def answer_explain(engine: Engine, call: ExplainCall | ServiceError) -> Re
         engine.keeper.offer(Served(call.image, request_id.get(), 0, model.manifest, explanation, datetime.now(UTC)))
     except Exception as err:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log gets the reason
         return logged_problem(err).response()
-    content = {"model": _card(model), **explanation.model_dump(mode="json")}
+    content = {"request_id": request_id.get(), "model": _card(model), **explanation.model_dump(mode="json")}
     return Response(to_json(content), headers=version_header(model), media_type="application/json")
 
 

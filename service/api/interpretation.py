@@ -25,6 +25,7 @@ from models.review_schema import (
     SingleLabelReview,
     TagScores,
 )
+from service.api.answer import bytes_of
 from service.api.review import By, ReviewPage, review_page
 from service.published import Overfit  # noqa: TC001 - pydantic reads the annotation
 
@@ -110,7 +111,7 @@ def interpretation_router(engine: EngineRef) -> APIRouter:
             str,
             Query(
                 alias="list",
-                description="single_label: most_confident, least_confident, confidently_wrong, top_losses, suspects; "
+                description="single_label: most_confident, least_confident, confidently_wrong, unfamiliar, top_losses, suspects; "
                 "multi_label: most_sure, unsure, false_alarms, missed; regression: largest_errors",
             ),
         ],
@@ -122,12 +123,12 @@ def interpretation_router(engine: EngineRef) -> APIRouter:
     ) -> ReviewPage:
         return review_page(engine.get().published.get(name, version), listed, label, by, limit, cursor)
 
-    @router.get("/interpretation/thumbnails/{image_id}", summary="A listed image in small, as JPEG", response_class=Response)
+    @router.get("/interpretation/thumbnails/{image_id}", summary="A listed image in small", **bytes_of("image/jpeg"))
     def thumbnail(name: str, image_id: str, version: Version = None) -> Response:
         data = engine.get().published.thumbnail(name, version, image_id)
         return Response(data, media_type="image/jpeg", headers={"x-content-type-options": "nosniff"})
 
-    @router.get("/versions/{version}/report", summary="A version's report, for people", response_class=Response)
+    @router.get("/versions/{version}/report", summary="A version's report, for people", **bytes_of("text/html"))
     def report(name: str, version: Annotated[int, Path(ge=1, le=999_999_999)]) -> Response:
         data = engine.get().published.report(name, version)
         return Response(data, media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)

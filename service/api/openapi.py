@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
@@ -32,6 +32,24 @@ PROBLEM = {
 }
 _MODEL = {"model": {"type": "string", "description": "name (its production version) or name:N"}}
 _TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
+_FILE = {"type": "string", "format": "binary"}
+_TEXT = {"type": "string", "contentEncoding": "base64"}
+
+
+class _Field(NamedTuple):
+    """How images are sent: as parts of a form, and as texts in JSON."""
+
+    as_file: dict[str, Any]
+    as_text: dict[str, Any]
+
+
+_IMAGES = {"images": _Field({"type": "array", "items": _FILE}, {"type": "array", "items": _TEXT})}
+_ONE = {"minItems": 1, "maxItems": 1}
+# By either name, as people and clients send it; several are refused.
+_IMAGE = {
+    "image": _Field(_FILE, _TEXT),
+    "images": _Field({"type": "array", "items": _FILE, **_ONE}, {"type": "array", "items": _TEXT, **_ONE}),
+}
 _PROBLEMS = {
     400: "`empty_body`, `invalid_parameter`, `model_required`, `idempotency_key_required`",
     401: "`unauthenticated`, with WWW-Authenticate",
@@ -114,6 +132,7 @@ def _classify() -> dict[str, Any]:
         "the image is like those that the model was made from).",
         fields,
         ("ClassifyAnswer", "One result for each image, in order"),
+        _IMAGES,
     )
 
 
@@ -148,9 +167,10 @@ def _explain() -> dict[str, Any]:
         "Explain how sure a model is of one image, how that is known, and what else it could be",
         "Exactly one image, in the forms of `/classify`. Parameters may stand in the query or beside the image; the query "
         "wins. What a version has no evidence for is null, and `unavailable` says why. The same image and version give the "
-        "same answer, to the digit.",
+        "same answer, to the digit; only `request_id` differs.",
         fields,
         ("ExplainAnswer", "What is known of the image; which fields is the model's task"),
+        _IMAGE,
     )
 
 
@@ -178,11 +198,10 @@ def _retrain() -> dict[str, Any]:
     }
 
 
-def _inference(operation: str, summary: str, description: str, fields: dict[str, Any], answer: tuple[str, str]) -> dict[str, Any]:
-    """A route that takes images; `answer` is the schema of what it answers, and in words."""
-    image = {"schema": {"type": "string", "format": "binary"}}
-    files = {"type": "array", "items": {"type": "string", "format": "binary"}}
-    texts = {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}}
+def _inference(
+    operation: str, summary: str, description: str, fields: dict[str, Any], answer: tuple[str, str], images: dict[str, _Field]
+) -> dict[str, Any]:
+    """A route that takes images; `answer` is the schema of what it answers, and in words; `images` are fields for them."""
     schema, says = answer
     return {
         "tags": ["predict"],
@@ -193,14 +212,10 @@ def _inference(operation: str, summary: str, description: str, fields: dict[str,
         "requestBody": {
             "required": True,
             "content": {
-                "image/*": image,
-                "application/octet-stream": image,
-                "multipart/form-data": {
-                    "schema": {"type": "object", "required": ["images"], "properties": {"images": files, **fields}}
-                },
-                "application/json": {
-                    "schema": {"type": "object", "required": ["images"], "properties": {"images": texts, **fields}}
-                },
+                "image/*": {"schema": _FILE},
+                "application/octet-stream": {"schema": _FILE},
+                "multipart/form-data": {"schema": _body({name: field.as_file for name, field in images.items()}, fields)},
+                "application/json": {"schema": _body({name: field.as_text for name, field in images.items()}, fields)},
             },
         },
         "responses": {
@@ -212,6 +227,13 @@ def _inference(operation: str, summary: str, description: str, fields: dict[str,
             **problems(*_OF_INFERENCE),
         },
     }
+
+
+def _body(images: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """An object with one of the fields that images come in."""
+    needed = [{"required": [name]} for name in images]
+    one_of = needed[0] if len(needed) == 1 else {"oneOf": needed}
+    return {"type": "object", "properties": {**images, **fields}, **one_of}
 
 
 def _probes() -> dict[str, Any]:

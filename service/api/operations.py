@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
+from service.api.answer import bytes_of
 from service.api.openapi import complete
 from service.metrics import CONTENT_TYPE
 
@@ -23,7 +24,7 @@ def operations_router(engine: EngineRef, app: FastAPI) -> APIRouter:
     """The routes; `app` is what the document describes."""
     router = APIRouter(tags=["operations"])
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @router.get("/metrics", summary="Prometheus metrics", **bytes_of("text/plain"))
     def metrics() -> Response:
         return Response(engine.get().metrics.render(), media_type=CONTENT_TYPE)
 

@@ -162,10 +162,11 @@ def _rows(review: Review, listed: str, label: str | None, by: By) -> list[dict[s
 def _question(review: SingleLabelReview, listed: str, label: str | None, by: By) -> list[dict[str, Any]] | None:
     question: Question = next(one for one in get_args(Question) if one == listed)
     try:
-        return [{"below_threshold": None} | row for row in answer(review, label or "", question, by)]
+        rows = answer(review, label or "", question, by)
     except KeyError:
         # A review without held-out images asks nothing, and says so in `unavailable`.
         return None
+    return None if rows is None else [{"below_threshold": None} | row for row in rows]
 
 
 def _suspects(review: SingleLabelReview, label: str | None, by: By) -> list[dict[str, Any]] | None:

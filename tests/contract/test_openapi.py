@@ -81,8 +81,36 @@ def test_parameters_stand_in_the_query_and_beside_the_images_alike(document: dic
     operation = document["paths"][path]["post"]
     in_query = {parameter["name"] for parameter in operation["parameters"]}
     for form in ("multipart/form-data", "application/json"):
-        assert operation["requestBody"]["content"][form]["schema"]["properties"].keys() == in_query | {"images"}
+        properties = operation["requestBody"]["content"][form]["schema"]["properties"]
+        assert properties.keys() - in_query == {"/classify": {"images"}, "/explain-confidence": {"image", "images"}}[path]
     assert {"200", "400", "404", "413", "415", "422", "429", "503", "504"} <= operation["responses"].keys()
+
+
+@pytest.mark.parametrize("form", ["multipart/form-data", "application/json"])
+def test_one_image_is_explained_by_either_name(document: dict[str, Any], form: str) -> None:
+    schema = document["paths"]["/explain-confidence"]["post"]["requestBody"]["content"][form]["schema"]
+    assert schema["oneOf"] == [{"required": ["image"]}, {"required": ["images"]}]
+    assert schema["properties"]["image"]["type"] == "string"
+    assert (schema["properties"]["images"]["minItems"], schema["properties"]["images"]["maxItems"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/models/{name}/interpretation/thumbnails/{image_id}", "image/jpeg"),
+        ("/models/{name}/versions/{version}/report", "text/html"),
+        ("/metrics", "text/plain"),
+    ],
+)
+def test_what_is_no_json_says_what_it_is(document: dict[str, Any], path: str, media_type: str) -> None:
+    assert list(document["paths"][path]["get"]["responses"]["200"]["content"]) == [media_type]
+
+
+def test_why_a_part_is_null_is_explained(document: dict[str, Any]) -> None:
+    for kind in ("ExplainedLabel", "ExplainedLabels", "ExplainedValue"):
+        said = document["components"]["schemas"][kind]["properties"]["unavailable"]["description"]
+        for part in ("conformal", "head", "bank", "interval", "versus"):
+            assert part in said
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())

@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from models.artifact import Artifact
 from models.confidence.conformal import coverage
+from models.confidence.familiarity import unit_length
 from models.confidence.heatmap import Head, activation_map, incompleteness
 from models.confidence.judge import Judge
+from models.confidence.schema import Confidence
 from models.dataset_store import DatasetStore
 from models.decision import probabilities
 from models.intervals import covered_by_chance, largest_chance_ece
@@ -24,6 +27,9 @@ from models.preprocess import load_image
 from models.registry import Registry
 from tests.support.photographs import photographs
 from tests.support.server import ROOT
+from training.calibrate import calibrate
+from training.confidence.answers import Answers
+from training.confidence.parts import Material, fit_parts
 from training.confidence.separation import auroc
 from training.confidence.unrelated import made_up
 from training.export import open_session
@@ -115,7 +121,7 @@ def test_prediction_sets_cover_as_often_as_they_say_of_all_labels_and_of_each(
     conformal = fashion.artifact.evidence.conformal
     assert conformal is not None
     # Without the first label, which is always in and would hide a set that covers too little.
-    p_true = np.array([conformal.p_values(row)[label] for row, label in zip(asked.probabilities, actual, strict=True)])
+    p_true = np.array([conformal.p_value(row, label) for row, label in zip(asked.probabilities, actual, strict=True)])
     held = p_true > 1 - level + 1e-9
     low, high = covered_by_chance(len(conformal.of_all), len(actual), level)
     assert low <= held.mean() <= high
@@ -145,6 +151,39 @@ def test_probabilities_are_right_as_often_as_they_say_and_fewer_errors_are_sure(
     )
     assert by_p_correct < by_softmax
     assert wrong[p_correct >= 0.9].mean() <= 0.1
+
+
+def test_confident_errors_of_an_overconfident_model_are_halved_and_no_answer_changes(
+    fashion: Version, test_split: tuple[Asked, npt.NDArray[np.int64]]
+) -> None:
+    """The sample's model is too unsure to show it. So its head is fitted again, without restraint, to images that the rest of it
+    knows by heart, and what makes its logits statements of confidence is fitted on the calibration images as in any run.
+    """
+    bank, (asked, actual) = fashion.artifact.evidence.bank, test_split
+    assert bank is not None
+    learnt = ~bank.is_held_out
+    head = LogisticRegression(C=1e6, max_iter=2000).fit(bank.directions[learnt], bank.labels[learnt])
+
+    def answers(rows: npt.NDArray[np.bool_]) -> Answers:
+        logits = head.decision_function(bank.directions[rows]).astype(np.float32)
+        return Answers(bank.labels[rows], bank.ids[rows], logits, bank.directions[rows])
+
+    training, calibration = answers(learnt), answers(bank.is_held_out)
+    temperature = calibrate((calibration.logits, calibration.targets), None)
+    labels = fashion.artifact.manifest.labels
+    parts = fit_parts(Material("single_label", labels, temperature.value, training, calibration, seed=0), {})
+    confidence = Confidence.without_evidence(temperature, None, None, "").model_copy(update={"correctness": parts.correctness})
+    judge = Judge("single_label", confidence, parts.evidence)
+
+    logits = head.decision_function(unit_length(asked.embeddings)).astype(np.float32)
+    raw, calibrated = probabilities(logits, 1.0), judge.probabilities(logits)
+    p_correct = np.array([one.p_correct or 0.0 for one in judge.trust(calibrated, asked.embeddings)])
+    wrong = raw.argmax(axis=1) != actual
+    assert np.array_equal(calibrated.argmax(axis=1), raw.argmax(axis=1))
+    assert temperature.value > 1.5
+    sure_but_wrong = [int((wrong & (stated >= 0.9)).sum()) for stated in (raw.max(axis=1), calibrated.max(axis=1), p_correct)]
+    assert sure_but_wrong[0] >= 40
+    assert max(sure_but_wrong[1:]) <= sure_but_wrong[0] / 2
 
 
 def test_familiarity_raises_few_false_alarms_and_knows_what_is_strange(

@@ -55,6 +55,11 @@ def ask(client: httpx.Client, image: bytes, **query: object) -> dict[str, Any]:
     return response.json()
 
 
+def unnamed(answer: dict[str, Any]) -> dict[str, Any]:
+    """All but the request's id, which is new each time."""
+    return {key: value for key, value in answer.items() if key != "request_id"}
+
+
 def classified(client: httpx.Client, image: bytes, **query: object) -> dict[str, Any]:
     response = client.post("/classify", params=query, content=image, headers=PNG)
     assert response.status_code == 200, response.text
@@ -65,11 +70,12 @@ def test_sure_answer_says_why_it_may_be_accepted(client: httpx.Client, server: S
     response = client.post("/explain-confidence", content=picture("red"), headers=PNG | {"x-request-id": "abc-1"})
     answer = response.json()
     assert (response.headers["x-model-version"], response.headers["x-request-id"]) == ("colours:1", "abc-1")
+    assert answer["request_id"] == "abc-1"
     card = client.get("/models/colours").json()
     assert answer["model"].items() >= {"name": "colours", "version": 1, "precision": "fp32", "calibration": "ok"}.items()
     assert card["serving"] == answer["model"]["version"]
     assert re.fullmatch("[0-9a-f]{64}", answer["model"]["artifact_sha256"])
-    assert answer["prediction"]["label"] == "red"
+    assert (answer["prediction"]["label"], answer["prediction"]["index"]) == ("red", 0)
     assert answer["confidence"]["level"] == "high"
     assert answer["prediction_set"]["labels"] == ["red"]
     assert answer["familiarity"]["verdict"] == "familiar"
@@ -128,13 +134,14 @@ def test_png_is_laid_over_what_the_model_saw(client: httpx.Client) -> None:
 
 
 def test_same_image_and_version_give_the_identical_body_whatever_is_asked_meanwhile(client: httpx.Client, server: Server) -> None:
-    query = {"versus": "blue", "confidence_level": 0.9}
-    first = client.post("/explain-confidence", params=query, content=olive(), headers=PNG).content
+    """All but the request's id, which is the same here."""
+    query, headers = {"versus": "blue", "confidence_level": 0.9}, PNG | {"x-request-id": "same"}
+    first = client.post("/explain-confidence", params=query, content=olive(), headers=headers).content
 
     def body(number: int) -> bytes:
         with server.client() as own:
             own.post("/classify", content=picture(("red", "green", "blue")[number % 3]), headers=PNG)
-            return own.post("/explain-confidence", params=query, content=olive(), headers=PNG).content
+            return own.post("/explain-confidence", params=query, content=olive(), headers=headers).content
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(body, range(24))) == {first}
@@ -144,9 +151,11 @@ def test_every_form_of_a_body_is_answered_alike(client: httpx.Client) -> None:
     raw = ask(client, olive(), top_k=2, heatmap="none")
     coded = base64.b64encode(olive()).decode()
     fields = {"top_k": 2, "heatmap": "none"}
-    assert client.post("/explain-confidence", json={"images": [coded], **fields}).json() == raw
     form = {name: str(value) for name, value in fields.items()}
-    assert client.post("/explain-confidence", files={"image": olive()}, data=form).json() == raw
+    for field in ("image", "images"):
+        for value in (coded, [coded]):
+            assert unnamed(client.post("/explain-confidence", json={field: value, **fields}).json()) == unnamed(raw)
+        assert unnamed(client.post("/explain-confidence", files={field: olive()}, data=form).json()) == unnamed(raw)
 
 
 def test_bentoml_client_gets_what_http_gets(client: httpx.Client, server: Server, tmp_path: Path) -> None:
@@ -158,9 +167,9 @@ def test_bentoml_client_gets_what_http_gets(client: httpx.Client, server: Server
             image=path, model="colours:1", confidence_level=0.8, top_k=2, neighbors=1, heatmap="none", versus="green"
         )
         trusted = bento.classify(images=[path], raw=True, trust=False)
-    assert plain == ask(client, olive())
+    assert unnamed(plain) == unnamed(ask(client, olive()))
     expected = ask(client, olive(), confidence_level=0.8, top_k=2, neighbors=1, heatmap="none", versus="green")
-    assert asked == expected
+    assert unnamed(asked) == unnamed(expected)
     assert trusted["results"] == [classified(client, olive(), raw="true", trust="false")]
 
 
@@ -173,6 +182,9 @@ def test_other_tasks_are_explained_in_their_own_words(client: httpx.Client) -> N
     assert number["interval"]["confidence_level"] == 0.8
     assert number["interval"]["low"] < number["value"] < number["interval"]["high"]
     assert number["unit"] == "percent"
+    too_sure = ask(client, picture("red"), model="brightness", confidence_level=0.999)
+    assert too_sure["interval"] is None
+    assert "it takes 999 calibration images, and there are 200" in too_sure["unavailable"]["interval"]
     for model in ("presence", "brightness"):
         assert ask(client, picture("white"), model=model)["decision"]["action"] == "reject"
 
@@ -243,6 +255,9 @@ def test_parameter_out_of_range_is_refused(client: httpx.Client, query: dict[str
 def test_anything_but_one_image_is_refused(client: httpx.Client) -> None:
     two = {"files": [("images", ("a", picture())), ("images", ("b", picture()))], "content": None, "headers": None}
     refused(client, 400, "invalid_parameter", "2 images", **two)
+    coded = base64.b64encode(picture()).decode()
+    both = {"json": {"image": coded, "images": [coded]}, "content": None, "headers": None}
+    refused(client, 400, "invalid_parameter", "2 images", **both)
     refused(client, 400, "empty_body", content=b"")
     refused(client, 422, "unreadable_image", content=b"a cat, I promise")
     refused(client, 422, "unreadable_image", content=None, headers=None, json={"images": ["?"]})

@@ -104,7 +104,7 @@ def _card(tiny: Tiny) -> Confidence:
     fitted = Temperature(value=value, status="ok", images=480, reason=None)
     empty = Confidence.without_evidence(fitted, tiny.thresholds, tiny.interval, "made for a test")
     tested = SelfTest(name="A1 parity", passed=True, found="0.0001", expected="at most 0.001")
-    familiarity = FamiliarityCard(method="mahalanobis_pp", images=480, rank=2)
+    familiarity = FamiliarityCard(method="mahalanobis_pp", images=480, rank=2, weak=None, left_out=None)
     return empty.model_copy(update={"familiarity": familiarity, "self_tests": (tested,), "unavailable": {}})
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.dataset import Item
 from training.data import Images
-from training.subject import Outputs, Subject
+from training.subject import Outputs, Strange, Subject, name_images
 
 if TYPE_CHECKING:
     from models.dataset import Split
@@ -55,5 +55,14 @@ def made_up(count: int = 4, sizes: dict[str, int] | None = None, seed: int = 0, 
         "outputs": outputs,
         "temperature": 1.3,
         "root": ROOT,
+        "strange": strange(outputs),
     }
     return Subject(**(fields | changes))
+
+
+def strange(outputs: dict[Any, Outputs]) -> Strange:
+    """Calibration and test images in an order that has nothing to do with how sure the model is of them."""
+    names = name_images(outputs)
+    ids = [name for split in ("calibration", "test") if split in names for name in names[split] if name is not None]
+    drawn = np.random.default_rng(len(ids)).permutation(ids).tolist()
+    return Strange({name: (place + 1) / (len(drawn) + 1) for place, name in enumerate(drawn)})

@@ -61,16 +61,28 @@ def _spread(offsets: FloatArray, degrees: int) -> tuple[FloatArray, FloatArray, 
     """
     covariance = offsets.T @ offsets / max(degrees, 1)
     found, vectors = np.linalg.eigh(covariance)
+    rank, rest = cut(found, degrees)
+    return vectors.T[::-1][:rank], found[::-1][:rank], rest
+
+
+def cut(found: FloatArray, degrees: int) -> tuple[int, float]:
+    """How many directions are kept one by one, and the variance along each other one.
+
+    Args:
+        found: Variances along all directions, `[D]`, rising.
+        degrees: Training images less labels.
+
+    Raises:
+        Lacking: If there is no variance to speak of.
+    """
     if degrees < 1:
         raise Lacking("every label has one training image, which shows nothing of how images of one label differ")
     if found[-1] < _TINY:
         raise Lacking("the network gives all training images of a label the same embedding, so none is stranger than another")
     varying = min(int((found > _RELATIVE * found[-1]).sum()), degrees)
     rank = max(1, min(RANK, varying // 2))
-    variances = found[::-1][:rank]
     left = np.maximum(found[: len(found) - rank], 0.0)
-    rest = max(float(left.mean()) if len(left) else 0.0, _LEAST_REST * float(variances[-1]))
-    return vectors.T[::-1][:rank], variances, rest
+    return rank, max(float(left.mean()) if len(left) else 0.0, _LEAST_REST * float(found[-rank]))
 
 
 def distances(familiarity: Familiarity, embeddings: npt.NDArray[np.float32]) -> FloatArray:
@@ -80,6 +92,17 @@ def distances(familiarity: Familiarity, embeddings: npt.NDArray[np.float32]) -> 
     return np.concatenate(parts)
 
 
+def p_left_out(familiarity: Familiarity, found: FloatArray) -> FloatArray:
+    """Of calibration images by their distances, `[N]` in (0, 1]: each among the others, as if it were new."""
+    known = familiarity.distances
+    return np.maximum(len(known) - np.searchsorted(known, found, side="left"), 1) / len(known)
+
+
+def p_values_of(familiarity: Familiarity, found: FloatArray) -> FloatArray:
+    """Of new images by their distances, `[N]` in (0, 1]."""
+    return np.array([familiarity.p_value(distance) for distance in found])
+
+
 def p_values(familiarity: Familiarity, embeddings: npt.NDArray[np.float32]) -> FloatArray:
     """Of any number of images `[N, D]`: `[N]` in (0, 1]."""
-    return np.array([familiarity.p_value(distance) for distance in distances(familiarity, embeddings)])
+    return p_values_of(familiarity, distances(familiarity, embeddings))

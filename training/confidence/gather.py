@@ -18,8 +18,10 @@ from training.confidence import self_tests, tables
 from training.confidence.answers import ask, ask_all
 from training.confidence.head import ask_maps, find_head
 from training.confidence.lacking import attempt
+from training.confidence.left_out import leave_out
 from training.confidence.parts import OF_CALIBRATION, Material, Parts, fit_parts
 from training.confidence.promises import Calibrated, Tried
+from training.confidence.strange import find_strange
 from training.confidence.unrelated import made_up
 from training.progress import say
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from training.calibrate import Calibration
     from training.confidence.answers import Answers, Known
     from training.export import Exported
+    from training.subject import Strange
 
 _OF_TEST = ("expected_accuracy", "precision", "known_confusions")
 _BATCH = 64
@@ -66,20 +69,28 @@ class Graph:
 
 
 class Gathered(NamedTuple):
-    """`confidence.json`, and `confidence.npz` as bytes."""
+    """`confidence.json`, `confidence.npz` as bytes, what the graph said of images, and which of those are strange."""
 
     confidence: Confidence
     evidence: bytes
+    answers: Mapping[Split, Answers]
+    strange: Strange
+
+    def with_review(self, review: Review | None) -> Confidence:
+        """Look also through the review that was made of it, where it lists anything."""
+        if review is None or not review.held_out:
+            return self.confidence
+        tested = self_tests.review_lists(review, self.answers, self.confidence.temperature.value)
+        return self.confidence.model_copy(update={"self_tests": (*self.confidence.self_tests, tested)})
 
 
-def gather(graph: Graph, fitted: Calibration, known: Known | None, review: Review | None) -> Gathered:
+def gather(graph: Graph, fitted: Calibration, known: Known | None) -> Gathered:
     """Fit on calibration images, count on test images, and test what came of it.
 
     Args:
         graph: The exported network.
         fitted: Temperature, thresholds and interval.
         known: The images that there are; None where a network is published as it came.
-        review: What will be shown of them, if that was made.
 
     Raises:
         TrainingError: If an output is not finite.
@@ -99,11 +110,12 @@ def gather(graph: Graph, fitted: Calibration, known: Known | None, review: Revie
         tried = _try(graph, confidence, Evidence.from_bytes(evidence), answers["test"], known)
         promises = self_tests.of_promises(tried, calibrated)
         confidence = _kept(tried.judge.confidence, promises, unavailable)
+        confidence = _marked(graph, confidence, promises, answers, known.seed)
         tests += promises
     unavailable |= _uncounted(graph.task, answers)
-    if review is not None and review.held_out:
-        tests.append(self_tests.review_lists(review))
-    return Gathered(confidence.model_copy(update={"self_tests": tuple(tests), "unavailable": unavailable}), evidence)
+    confidence = confidence.model_copy(update={"self_tests": tuple(tests), "unavailable": unavailable})
+    strange = find_strange(parts.evidence.familiarity, answers, unavailable.get("familiarity", ""))
+    return Gathered(confidence, evidence, answers, strange)
 
 
 def _parts(
@@ -170,6 +182,19 @@ def _kept(confidence: Confidence, tests: list[SelfTest], unavailable: dict[str, 
         return confidence
     unavailable["acceptance"] = f"no answer is accepted unseen, since of those that would be on test only {broken.found}"
     return confidence.model_copy(update={"acceptance": confidence.acceptance.model_copy(update={"threshold": None})})
+
+
+def _marked(
+    graph: Graph, confidence: Confidence, tests: list[SelfTest], answers: Mapping[Split, Answers], seed: int
+) -> Confidence:
+    """Say how far familiarity can be relied on."""
+    card = confidence.familiarity
+    if card is None:
+        return confidence
+    failed = next((test for test in tests if test.name == self_tests.UNRELATED and not test.passed), None)
+    weak = None if failed is None else f"it hardly tells unrelated images from test images: {failed.found}"
+    left_out = leave_out(answers["train"], answers["test"], graph.labels, seed) if graph.task == "single_label" else None
+    return confidence.model_copy(update={"familiarity": card.model_copy(update={"weak": weak, "left_out": left_out})})
 
 
 def _in_batches(judge: Judge, outputs: FloatArray, embeddings: npt.NDArray[np.float32]) -> list[Trust]:

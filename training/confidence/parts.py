@@ -16,7 +16,7 @@ from models.decision import activate
 from training.confidence.acceptance import TARGET, find_threshold
 from training.confidence.bank import make_bank, trust_left_out
 from training.confidence.correctness import fit_correctness
-from training.confidence.familiarity import fit_familiarity
+from training.confidence.familiarity import fit_familiarity, p_left_out
 from training.confidence.lacking import Lacking, attempt
 from training.confidence.tables import histogram, percentiles
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 OF_LABELS = ("conformal", "bank", "correctness", "acceptance", "percentiles")
 OF_CALIBRATION = (*OF_LABELS, "familiarity", "reference")
+UNTESTED = "not tested, since the data has no test split"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def fit_parts(material: Material, unavailable: dict[str, str]) -> Parts:
         familiarity=None if familiarity is None else _card(familiarity),
         reference=Reference(
             p_max=() if material.task == "regression" else histogram(outputs.max(axis=1)),
-            p_familiar=() if familiarity is None else histogram(_usual(familiarity)),
+            p_familiar=() if familiarity is None else histogram(p_left_out(familiarity, familiarity.distances)),
         ),
     )
     if material.task == "single_label":
@@ -100,13 +101,8 @@ def _familiarity(material: Material) -> Familiarity:
 
 
 def _card(familiarity: Familiarity) -> FamiliarityCard:
-    return FamiliarityCard(method="mahalanobis_pp", images=len(familiarity.distances), rank=len(familiarity.axes))
-
-
-def _usual(familiarity: Familiarity) -> FloatArray:
-    """Each calibration image's p-value among all of them."""
-    known = familiarity.distances
-    return (len(known) - np.searchsorted(known, known, side="left")) / len(known)
+    images, rank = len(familiarity.distances), len(familiarity.axes)
+    return FamiliarityCard(method="mahalanobis_pp", images=images, rank=rank, weak=UNTESTED, left_out=None)
 
 
 def _with_labels(found: Parts, material: Material, probabilities: FloatArray, unavailable: dict[str, str]) -> Parts:
@@ -120,6 +116,10 @@ def _with_labels(found: Parts, material: Material, probabilities: FloatArray, un
     if known is None:
         unavailable["correctness"] = "there are no known images to compare with; p_correct is the calibrated probability"
     else:
+        if not known[0].is_held_out.any():
+            unavailable["neighbor_agreement"] = (
+                f"of {count} labels not each has a place among held-out known images, so neighbours are training images"
+            )
         trust = trust_left_out(*known, calibration)
         card = attempt("correctness", lambda: fit_correctness(p_max, trust, correct), unavailable)
         if card is not None and card.coefficients is not None:

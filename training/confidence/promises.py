@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from models.confidence.judge import Judge, Trust
     from training.confidence.answers import Answers
 
-ACCEPTED = "accepted answers"
+ACCEPTED, UNRELATED = "accepted answers", "unrelated images"
 LARGEST_ECE = 0.02
 LEAST_AUROC = 0.9
 _NLL_TOLERANCE = 1e-4
@@ -209,7 +209,7 @@ def unrelated(tried: Tried) -> SelfTest | None:
         told, passed = f" (the largest probability alone: {plain:.3f})", passed and found >= plain
         expected += ", and that of the largest probability"
     return SelfTest(
-        name="unrelated images",
+        name=UNRELATED,
         passed=passed,
         found=f"AUROC {found:.3f} against {len(embeddings)} images{told}",
         expected=expected,

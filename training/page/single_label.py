@@ -28,20 +28,20 @@ from training.page.parts import (
     ranged,
     sentence,
 )
+from training.page.questions import card, questions
 from training.plots import MOST_PLOTTED_LABELS
-from training.thumbnails import MOST_SHOWN_LABELS
 
 if TYPE_CHECKING:
-    from models.review_schema import LabelReview, ReviewedImage, SingleLabelReview
+    from models.review_schema import SingleLabelReview
     from training.page.parts import Pictures
     from training.page.source import Source
 
-# Pictures of one list, where few labels are shown; and of all lists of a kind together, where many are.
-_LONGEST_LIST, _MOST_OF_A_KIND = 12, 300
 _MOST_PAIRS = 15
 _FIRST_ROWS = 20
 _FIRST_CARDS, _MOST_SUSPECTS = 24, 60
 _DASH = "\N{EN DASH}"
+# Reasons that are given where the list would stand.
+_OF_LISTS = ("suspects", "unfamiliar")
 
 
 def lead(review: SingleLabelReview, other_data: str | None) -> str:
@@ -105,7 +105,7 @@ def sections(source: Source, review: SingleLabelReview) -> list[Section]:
         found += [
             Section("confusion", "What is taken for what", _confusion(review)),
             Section("labels", "Label by label", _label_table(review)),
-            Section("questions", "Sure, unsure, and sure but wrong", _questions(source, review)),
+            Section("questions", "Sure, unsure, and sure but wrong", questions(source, review)),
             Section("losses", "Largest losses", _losses(review, source.pictures)),
         ]
     found.append(Section("suspects", "Labels that may be wrong", _suspects(review, source.pictures)))
@@ -139,7 +139,7 @@ def _scores(review: SingleLabelReview) -> list[Part]:
     notes: list[Part] = [Table(caption, head, tuple(rows))]
     if "train" in review.scores:
         notes.append(Text("The train row is of images that it learnt from: it says how much was memorised, not how good it is."))
-    return notes + [Text(sentence(text), is_note=True) for key, text in review.unavailable.items() if key != "suspects"]
+    return notes + [Text(sentence(text), is_note=True) for key, text in review.unavailable.items() if key not in _OF_LISTS]
 
 
 def _confusion(review: SingleLabelReview) -> tuple[Part, ...]:
@@ -173,70 +173,9 @@ def _label_table(review: SingleLabelReview) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _questions(source: Source, review: SingleLabelReview) -> tuple[Part, ...]:
-    described = by_id(review.images)
-    order = weakest_first(review.per_label)[:MOST_SHOWN_LABELS]
-    length = min(_LONGEST_LIST, max(1, _MOST_OF_A_KIND // len(order)))
-    which = f"Images that it was not trained on ({', '.join(review.held_out)})"
-    which = f"Every image of “{source.other_data}”" if source.other_data else which
-    how = "Probabilities are calibrated; pictures are what the network saw, cropped and scaled."
-    parts: list[Part] = [Text(f"{which}, the weakest label first. {how}")]
-    if len(order) < len(review.labels):
-        parts.append(Text(f"The {len(order)} weakest of {len(review.labels)} labels; all of them are in review.json."))
-    for place, index in enumerate(order):
-        parts.append(_question(review.questions[index], described, source.pictures, length, is_open=place == 0))
-    return tuple(parts)
-
-
-def _question(entry: LabelReview, described: dict[str, ReviewedImage], pictures: Pictures, length: int, *, is_open: bool) -> Fold:
-    label, threshold = f"“{entry.label}”", percent(entry.threshold)
-    mark = f"under {threshold}"
-
-    def album(title: str, note: str, ids: tuple[str, ...], threshold: float = 0.0) -> Album:
-        images = [described[image_id] for image_id in ids[:length]]
-        cards = tuple(_card(image, pictures, mark if image.p_predicted < threshold else "") for image in images)
-        return Album(title, note, cards)
-
-    return Fold(
-        entry.label,
-        f"{counted(entry.predicted.over_threshold, 'confident false alarm')}, "
-        f"{counted(entry.actual.over_threshold, 'confident miss', 'confident misses')}",
-        (
-            album(f"Sure, and right: {label}", "The most probable first.", entry.predicted.most_confident),
-            album(f"Unsure: called {label}, hardly", "The least probable first, right or not.", entry.predicted.least_confident),
-            album(
-                f"Sure, but wrong: called {label}, and is not",
-                f"{counted(entry.predicted.over_threshold, 'error')} at {threshold} or more. That is where confidence begins for "
-                "this label: the median of what it gets right, or 90 %, whichever is higher.",
-                entry.predicted.confidently_wrong,
-                entry.threshold,
-            ),
-            album(
-                f"Sure, but wrong: is {label}, and was called something else",
-                f"{counted(entry.actual.over_threshold, 'error')} at {threshold} or more.",
-                entry.actual.confidently_wrong,
-                entry.threshold,
-            ),
-        ),
-        is_open,
-    )
-
-
-def _card(image: ReviewedImage, pictures: Pictures, mark: str = "") -> Card:
-    is_wrong = image.actual != image.predicted
-    return Card(
-        source=pictures.source(image.id),
-        first=f"{image.predicted} {percent(image.p_predicted)}",
-        second=f"is {image.actual} {percent(image.p_actual)}" if is_wrong else "right",
-        path=image.path,
-        is_wrong=is_wrong,
-        mark=mark,
-    )
-
-
 def _losses(review: SingleLabelReview, pictures: Pictures) -> tuple[Part, ...]:
     described = by_id(review.images)
-    cards = tuple(_card(described[image_id], pictures) for image_id in review.top_losses)
+    cards = tuple(card(described[image_id], pictures) for image_id in review.top_losses)
     note = "Images to which it gave the true label the least probability, of all that were held out."
     return _in_two("The worst first", note, cards)
 

@@ -8,7 +8,7 @@ from models.confidence.familiarity import FEWEST_FOR_UNKNOWN
 from training.page.parts import NBSP, Bullets, Part, Section, Table, Text, counted, percent, sentence
 
 if TYPE_CHECKING:
-    from models.confidence.schema import Confidence
+    from models.confidence.schema import Confidence, FamiliarityCard
 
 _PASSED, _FAILED = "passed", "FAILED"
 _TESTS = (
@@ -74,13 +74,33 @@ def _familiarity(confidence: Confidence) -> str | None:
     card = confidence.familiarity
     if card is None:
         return None
-    compared = f"how strange it looks is compared with {counted(card.images, 'image')} that were kept from training"
+    compared = f"how strange it looks is compared with {counted(card.images, 'image')} that were kept from training."
     if card.images < FEWEST_FOR_UNKNOWN:
-        return (
-            f"An image that is not like what the model learnt from is called unusual: {compared}. None is called unknown, for "
+        said = (
+            f"An image that is not like what the model learnt from is called unusual: {compared} None is called unknown, for "
             f"which it takes {FEWEST_FOR_UNKNOWN}."
         )
-    return f"An image that is like nothing the model learnt from is called unknown, whatever its probabilities are: {compared}."
+    else:
+        said = (
+            f"An image that is like nothing the model learnt from is called unknown, whatever its probabilities are: {compared}"
+        )
+    return said + _weak(card) + _left_out(card)
+
+
+def _weak(card: FamiliarityCard) -> str:
+    return "" if card.weak is None else f" Do not rely on it: {card.weak}."
+
+
+def _left_out(card: FamiliarityCard) -> str:
+    """How near to its labels a thing may be, and still be told from them."""
+    if not card.left_out:
+        return ""
+    worst = min(card.left_out, key=lambda one: one.auroc)
+    mean = sum(one.auroc for one in card.left_out) / len(card.left_out)
+    return (
+        f" Kept from knowing one label, it tells test images of that label from the others with an AUROC of {mean:.3f} "
+        f"on average and {worst.auroc:.3f} at worst, of “{worst.label}”; things that the network itself never saw may be harder."
+    )
 
 
 def _sets(confidence: Confidence) -> str | None:

@@ -142,7 +142,7 @@ def test_reliability_is_the_reviews(client: TestClient) -> None:
     assert get(client, f"{BASE}/reliability")["reliability"] == expected.model_dump(mode="json")
 
 
-@pytest.mark.parametrize("listed", ["most_confident", "least_confident", "confidently_wrong"])
+@pytest.mark.parametrize("listed", ["most_confident", "least_confident", "confidently_wrong", "unfamiliar"])
 @pytest.mark.parametrize("by", ["predicted", "actual"])
 def test_pages_together_are_the_list_in_order(client: TestClient, listed: str, by: str) -> None:
     entry = next(entry for entry in review().questions if entry.label == LABELS[1])
@@ -194,7 +194,11 @@ def test_lists_of_all_images_may_be_narrowed_to_a_label(client: TestClient) -> N
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ({"list": "unfamiliar", "label": LABELS[0]}, "most_confident, least_confident, confidently_wrong, top_losses, suspects"),
+        (
+            {"list": "sharpest", "label": LABELS[0]},
+            "most_confident, least_confident, confidently_wrong, unfamiliar, top_losses, suspects",
+        ),
+        ({"list": "unfamiliar"}, "say which, with label="),
         ({"list": "most_confident", "label": "penguin"}, "birds has no such label; some that it has: heron, kite"),
         ({"list": "top_losses", "label": "penguin"}, "has no such label"),
         ({"list": "most_confident"}, "say which, with label="),

@@ -11,6 +11,7 @@ from models.confidence.conformal import Conformal
 from models.confidence.familiarity import Familiarity, unit_length
 from models.intervals import is_surely_over
 from tests.support.world import LABELS, answers, embeddings_of, material
+from training.confidence import bank as bank_module
 from training.confidence.acceptance import find_threshold
 from training.confidence.answers import fair_share
 from training.confidence.bank import MOST_IMAGES, make_bank, trust_left_out
@@ -146,6 +147,17 @@ def test_bank_of_more_labels_than_it_has_room_for_is_none() -> None:
     crowded = replace(answers(6000, 0), targets=targets)
     with pytest.raises(Lacking, match="6000 labels"):
         make_bank(crowded, crowded, 6000, seed=0)
+
+
+def test_bank_without_room_for_a_held_out_image_of_each_label_has_none_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_module, "MOST_IMAGES", 2 * LABELS - 1)
+    unavailable: dict[str, str] = {}
+    parts = fit_parts(material(answers(60, 0), answers(60, 1)), unavailable)
+    assert parts.evidence.bank is not None
+    assert not parts.evidence.bank.is_held_out.any()
+    assert unavailable["neighbor_agreement"] == (
+        "of 6 labels not each has a place among held-out known images, so neighbours are training images"
+    )
 
 
 def test_calibration_image_is_scored_without_itself() -> None:

@@ -20,7 +20,9 @@ from models.errors import DatasetError
 from models.metrics import score
 from models.recipe import Recipe
 from models.registry import Registry
+from models.review import by_id
 from models.review_schema import MultiLabelReview, RegressionReview, SingleLabelReview
+from tests.support.evidence import publish_judged
 from tests.support.folders import write_colours
 from tests.support.html import Html
 from tests.support.judged import digest
@@ -83,6 +85,23 @@ def test_scores_are_those_of_its_own_answers_with_labels_matched_by_name(artifac
     listed = {image.path for image in review.images}
     assert {f"blue/wrong{number}.png" for number in range(4)} <= listed
     assert {image.split for image in review.images} == {"test"}
+
+
+def test_what_is_unlike_the_versions_own_data_is_listed_first(artifact: Artifact, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    knowing = Artifact.load(registry.path("tiny", publish_judged(registry, tmp_path / "work", "tiny", colours()).version))
+    reds = squares(tmp_path / "garden", np.array([(240, 10, 0), (255, 255, 255), (230, 0, 20)], dtype=np.uint8))
+    data = dataset_of(tmp_path / "garden", "single_label", ("red", "green", "blue"), reds, [0, 0, 0])
+    review = evaluate(knowing, data).evaluation.review
+    assert isinstance(review, SingleLabelReview)
+    strangest = review.questions[0].actual.unfamiliar
+    assert strangest is not None
+    described = by_id(review.images)
+    assert described[strangest[0]].path == "001.png"
+    p = [described[image_id].p_familiar or 0.0 for image_id in strangest]
+    assert p[0] < 0.01 < 0.05 < p[1] <= p[2]
+    without = evaluate(artifact, data).evaluation.review
+    assert "published without a familiarity model" in without.unavailable["unfamiliar"]
 
 
 def test_evaluation_is_json_and_a_page(artifact: Artifact, tmp_path: Path) -> None:

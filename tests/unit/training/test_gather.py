@@ -16,7 +16,7 @@ from models.confidence.familiarity import unit_length
 from models.confidence.judge import Judge
 from models.confidence.schema import Confidence, Temperature
 from models.manifest import canonical_json
-from tests.support.judged import images_of, made_up
+from tests.support.judged import ROOT, images_of
 from training.calibrate import Calibration, calibrate, calibrate_task
 from training.confidence.answers import Known, ask
 from training.confidence.gather import Graph, gather, tell
@@ -26,12 +26,14 @@ from training.errors import TrainingError
 from training.export import export, open_session
 from training.interpret import interpret
 from training.normalise import Normalise
+from training.subject import Outputs, Subject, name_images
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from models.dataset import Split
     from models.recipe import Task
+    from training.confidence.gather import Gathered
 
 pytestmark = pytest.mark.torch
 SIDE, LABELS = 32, ("ant", "bee", "cat")
@@ -78,13 +80,19 @@ def calibrated(graph: Graph, images: Known) -> Calibration:
 
 def checked(graph: Graph, images: Known | None, fitted: Calibration) -> tuple[Confidence, Evidence]:
     """Gather, and read back what would be written, as the service does."""
-    found = gather(graph, fitted, images, None)
+    found = gather(graph, fitted, images)
     written = canonical_json(found.confidence)
     json.loads(written, parse_constant=lambda name: pytest.fail(f"{name} in confidence.json"))
     confidence, evidence = Confidence.parse(written), Evidence.from_bytes(found.evidence)
     confidence.check_fits(graph.task, graph.labels)
     evidence.check_fits(graph.task, confidence, graph.exported.outputs)
     return confidence, evidence
+
+
+def subject_of(images: Known, found: Gathered, fitted: Calibration) -> Subject:
+    """What would be reviewed, if the network had been trained: its answers are those of the graph."""
+    outputs = {split: Outputs(images.splits[split], one.logits, None) for split, one in found.answers.items()}
+    return Subject("single_label", LABELS, outputs, fitted.temperature.value, ROOT)
 
 
 def outcome(confidence: Confidence) -> dict[str, bool]:
@@ -135,7 +143,7 @@ def test_accepted_on_test_is_what_the_service_would_accept(graph: Graph) -> None
 
 def test_same_images_give_the_same_bytes(graph: Graph) -> None:
     images = known(graph)
-    first, second = (gather(graph, calibrated(graph, images), images, None) for _ in range(2))
+    first, second = (gather(graph, calibrated(graph, images), images) for _ in range(2))
     assert first.confidence == second.confidence
     assert first.evidence == second.evidence
 
@@ -168,6 +176,9 @@ def test_without_a_test_split_nothing_is_counted(graph: Graph) -> None:
     assert confidence.conformal is not None
     assert confidence.acceptance is not None
     assert confidence.acceptance.on_test is None
+    assert confidence.familiarity is not None
+    assert confidence.familiarity.weak == "not tested, since the data has no test split"
+    assert confidence.familiarity.left_out is None
 
 
 @pytest.mark.parametrize("count", [1, 3, 19, 20])
@@ -247,6 +258,9 @@ def test_unrelated_images_of_ones_own_are_asked_about(graph: Graph) -> None:
     (found,) = [test for test in confidence.self_tests if test.name == "unrelated images"]
     assert "against 30 images" in found.found
     assert not found.passed
+    # what test itself is made of cannot be told from test
+    assert confidence.familiarity is not None
+    assert confidence.familiarity.weak == f"it hardly tells unrelated images from test images: {found.found}"
 
 
 class Broken:
@@ -262,7 +276,7 @@ class Broken:
 def test_output_that_is_not_finite_is_not_published(graph: Graph) -> None:
     images = known(graph)
     with pytest.raises(TrainingError, match="logits of a train image is not finite"):
-        gather(replace(graph, session=Broken(graph.session)), calibrated(graph, images), images, None)
+        gather(replace(graph, session=Broken(graph.session)), calibrated(graph, images), images)
 
 
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
@@ -286,23 +300,51 @@ def test_other_tasks(tmp_path: Path, task: Task) -> None:
 
 
 def test_review_is_looked_through(graph: Graph) -> None:
-    review = interpret(made_up(3, labels=LABELS))
     images = known(graph, {"train": 6, "calibration": 20, "test": 20})
+    nothing = np.zeros((0, 3), dtype=np.float32)
+    images = replace(images, names=name_images({split: Outputs(one, nothing, None) for split, one in images.splits.items()}))
+    fitted = calibrated(graph, images)
+    found = gather(graph, fitted, images)
+    review = interpret(subject_of(images, found, fitted))
 
     def tested(review: Any) -> bool:
-        found = gather(graph, calibrated(graph, images), images, review)
-        return outcome(found.confidence)["review lists"]
+        return outcome(found.with_review(review))["review lists"]
 
     assert tested(review)
     learnt = review.model_copy(update={"images": tuple(one.model_copy(update={"split": "train"}) for one in review.images)})
     assert not tested(learnt)
     assert not tested(review.model_copy(update={"top_losses": (*review.top_losses, review.top_losses[0])}))
     assert not tested(review.model_copy(update={"images": review.images[1:]}))
+    # listed with probabilities that the published graph does not answer
+    assert not tested(interpret(replace(subject_of(images, found, fitted), temperature=fitted.temperature.value * 1.01)))
+    assert found.with_review(None) == found.confidence
+
+
+def test_strangest_images_come_first_and_each_is_as_strange_as_the_service_says(graph: Graph) -> None:
+    images = known(graph)
+    found = gather(graph, calibrated(graph, images), images)
+    p_familiar, evidence = found.strange.p_familiar, Evidence.from_bytes(found.evidence)
+    assert p_familiar is not None
+    assert list(p_familiar.values()) == sorted(p_familiar.values())
+    assert p_familiar.keys() == {*images.names["calibration"], *images.names["test"]}
+    _, embeddings = ask(graph.session, images.splits["test"].pixels)
+    judge = Judge("single_label", found.confidence, evidence)
+    trust = judge.trust(judge.probabilities(found.answers["test"].logits), embeddings)
+    assert [p_familiar[str(name)] for name in images.names["test"]] == [one.p_familiar for one in trust]
+    # Calibration images are among the known distances; counted without themselves, the strangest of n has 1 / n.
+    of_calibration = sorted(p_familiar[str(name)] for name in images.names["calibration"])
+    assert of_calibration == pytest.approx(np.arange(1, 121) / 120)
+
+
+def test_without_familiarity_nothing_is_said_to_be_strange(graph: Graph) -> None:
+    images = known(graph, {"train": 60, "test": 80})
+    found = gather(graph, calibrated(graph, images), images)
+    assert (found.strange.p_familiar, found.strange.reason) == (None, "the data has no calibration split")
 
 
 def test_what_matters_is_said_in_two_lines(graph: Graph, capsys: pytest.CaptureFixture[str]) -> None:
     images = known(graph, error=0.0)
-    found = gather(graph, calibrated(graph, images), replace(images, unrelated=images.splits["test"].pixels[:30]), None)
+    found = gather(graph, calibrated(graph, images), replace(images, unrelated=images.splits["test"].pixels[:30]))
     capsys.readouterr()
     tell(found.confidence)
     accepted, failed = capsys.readouterr().err.strip().splitlines()

@@ -13,8 +13,8 @@ from models.metrics import confusion_matrix, score
 from models.review import by_id
 from models.review_schema import Lists, MultiLabelReview, RegressionReview, SingleLabelReview
 from tests.support.judged import ROOT, images_of, made_up
-from training.interpret import SHORTEST_WRONG_LIST, TOP_LOSSES, interpret
-from training.subject import HELD_OUT, LIST_LENGTH, MOST_LISTED, Outputs, Subject, list_length, name_images
+from training.interpret import LISTS_A_LABEL, SHORTEST_WRONG_LIST, TOP_LOSSES, interpret
+from training.subject import HELD_OUT, LIST_LENGTH, MOST_LISTED, Outputs, Strange, Subject, list_length, name_images
 
 if TYPE_CHECKING:
     from models.dataset import Split
@@ -98,13 +98,14 @@ def test_lists_are_of_held_out_images_and_name_each_once(review: SingleLabelRevi
     assert len(described) == len(review.images)
     assert {image.split for image in review.images} == set(HELD_OUT)
     for _, _, lists in every_list(review):
-        for ids in (lists.most_confident, lists.least_confident, lists.confidently_wrong):
+        for ids in (lists.most_confident, lists.least_confident, lists.confidently_wrong, lists.unfamiliar or ()):
             assert len(set(ids)) == len(ids) <= LIST_LENGTH
             assert set(ids) <= described.keys()
     assert set(described) == {
         image_id
         for _, _, lists in every_list(review)
-        for image_id in (*lists.most_confident, *lists.least_confident, *lists.confidently_wrong)
+        for ids in (lists.most_confident, lists.least_confident, lists.confidently_wrong, lists.unfamiliar or ())
+        for image_id in ids
     } | set(review.top_losses)
 
 
@@ -149,6 +150,34 @@ def test_the_three_questions_are_answered_as_a_naive_reading_of_the_rule_would(
             assert list(lists.least_confident) == [row["id"] for row in mine[:LIST_LENGTH]]
             assert list(lists.confidently_wrong) == [row["id"] for row in expected[:LIST_LENGTH]]
             assert lists.over_threshold == len(confident)
+
+
+def test_strangest_images_of_each_label_are_listed_right_or_wrong(subject: Subject, review: SingleLabelReview) -> None:
+    p_familiar = subject.strange.p_familiar
+    assert p_familiar is not None
+    names, described = name_images(subject.outputs), by_id(review.images)
+    labelled: dict[str, dict[str, str]] = {"predicted": {}, "actual": {}}
+    for split in ("calibration", "test"):
+        out = subject.outputs[split]
+        for name, row, target in zip(names[split], out.logits, out.images.targets, strict=True):
+            labelled["predicted"][str(name)] = subject.labels[row.argmax()]
+            labelled["actual"][str(name)] = subject.labels[target]
+    for label, by, lists in every_list(review):
+        expected = [name for name in sorted(p_familiar, key=p_familiar.__getitem__) if labelled[by][name] == label]
+        assert lists.unfamiliar is not None
+        assert list(lists.unfamiliar) == expected[:LIST_LENGTH]
+    assert all(
+        image.p_familiar == pytest.approx(p_familiar[image.id], rel=1e-5) for image in described.values() if image.p_familiar
+    )
+    assert {image.split for image in described.values() if image.p_familiar is None} == {"validation"}
+    assert "unfamiliar" not in review.unavailable
+
+
+def test_without_familiarity_there_is_no_list_of_strange_images_and_a_reason(subject: Subject) -> None:
+    found = reviewed(replace(subject, strange=Strange(None, "the data has no calibration split")))
+    assert all(lists.unfamiliar is None for _, _, lists in every_list(found))
+    assert found.unavailable["unfamiliar"] == "the data has no calibration split"
+    assert {image.p_familiar for image in found.images} == {None}
 
 
 def test_model_without_a_confident_error_still_shows_its_five_most_confident_ones(subject: Subject) -> None:
@@ -220,9 +249,9 @@ def test_logits_that_are_not_finite_are_refused(subject: Subject) -> None:
 
 
 def test_lists_get_shorter_with_very_many_labels() -> None:
-    assert list_length(10, 6) == list_length(500, 6) == LIST_LENGTH
-    assert list_length(1000, 6) * 1000 * 6 <= MOST_LISTED
-    assert list_length(10**6, 6) == 1
+    assert list_length(10, LISTS_A_LABEL) == list_length(375, LISTS_A_LABEL) == LIST_LENGTH
+    assert list_length(1000, LISTS_A_LABEL) * 1000 * LISTS_A_LABEL <= MOST_LISTED
+    assert list_length(10**6, LISTS_A_LABEL) == 1
 
 
 def test_multi_label_lists_are_the_rows_that_the_thresholds_make_them() -> None:

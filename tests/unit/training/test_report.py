@@ -27,7 +27,7 @@ from training.page.build import build
 from training.page.parts import NBSP, Pictures, percent
 from training.page.source import Source
 from training.report import PLOTS, REPORT, render, render_evaluation, render_from_artifact, write_report
-from training.subject import Outputs, Subject
+from training.subject import Outputs, Strange, Subject
 from training.thumbnails import make_thumbnails
 
 if TYPE_CHECKING:
@@ -75,6 +75,21 @@ def test_every_section_is_there_and_linked(html: Html) -> None:
         assert told in text
     for label in LABELS:
         assert f"Sure, but wrong: called “{label}”, and is not" in html.text
+        assert f"Strange: called “{label}”, and least like what it learnt from" in html.text
+
+
+def test_page_marks_what_the_service_would_call_strange_and_says_where_nobody_knows(published: Path, tmp_path: Path) -> None:
+    subject = made_up(4, labels=LABELS)
+    p_familiar = subject.strange.p_familiar
+    assert p_familiar is not None
+    marks = re.findall(r'class="mark">(\w+)<', (published / REPORT).read_text())
+    listed = [len([p for p in p_familiar.values() if low <= p < high]) for low, high in ((0, 0.01), (0.01, 0.05))]
+    assert [marks.count("unknown"), marks.count("unusual")] == listed == [1, 4]
+    folder = write_all(tmp_path / "page", replace(subject, strange=Strange(None, "the data has no calibration split")))
+    write_report(folder, make_card())
+    text = (folder / REPORT).read_text()
+    assert "Which of them are strange is not known: the data has no calibration split." in text
+    assert "Strange: called" not in text
 
 
 def test_page_needs_nothing_but_itself(published: Path, html: Html) -> None:

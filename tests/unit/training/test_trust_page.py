@@ -10,6 +10,7 @@ from models.confidence.schema import (
     ConformalCard,
     CorrectnessCard,
     FamiliarityCard,
+    LeftOut,
     SelfTest,
     Temperature,
 )
@@ -30,7 +31,7 @@ FULL = BARE.model_copy(
     update={
         "acceptance": Acceptance(target=0.95, threshold=0.8125, on_test=counted(60, 62)),
         "correctness": CARD,
-        "familiarity": FamiliarityCard(method="mahalanobis_pp", images=400, rank=64),
+        "familiarity": FamiliarityCard(method="mahalanobis_pp", images=400, rank=64, weak=None, left_out=None),
         "conformal": ConformalCard(method="class_conditional_lac", images={"heron": 380, "kite": 20}),
         "expected_accuracy": expected_accuracy(np.linspace(0.5, 1, 100), np.ones(100, dtype=bool)),
         "self_tests": (
@@ -54,6 +55,16 @@ def test_every_number_is_said_in_words() -> None:
     assert "compared with 400 images that were kept from training" in text
     assert "“kite” has the fewest, 20." in text
     assert "1 of 2 self-tests failed." in text
+
+
+def test_familiarity_that_failed_its_test_is_not_to_be_relied_on_and_near_things_are_told_apart_so_well() -> None:
+    left_out = (LeftOut(label="heron", auroc=0.98), LeftOut(label="kite", auroc=0.75))
+    card = FamiliarityCard(method="mahalanobis_pp", images=400, rank=64, weak="it hardly tells", left_out=left_out)
+    text = told(FULL.model_copy(update={"familiarity": card}))
+    assert "Do not rely on it: it hardly tells." in text
+    assert "with an AUROC of 0.865 on average and 0.750 at worst, of “kite”" in text
+    assert "rely on it" not in told(FULL)
+    assert "Kept from knowing" not in told(FULL)
 
 
 def test_every_self_test_is_a_row_and_a_failure_stands_out() -> None:

@@ -82,7 +82,15 @@ def test_without_any_score_nothing_can_be_ruled_out() -> None:
     nothing = Conformal.fit(np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
     found = nothing.prediction_set(np.array([1.0, 0.0, 0.0]), 0.5)
     assert found.labels == found.pooled == (0, 1, 2)
-    assert np.isnan(nothing.p_values(np.array([1.0, 0.0, 0.0]))).all()
+    assert [nothing.p_value(np.array([1.0, 0.0, 0.0]), label) for label in range(3)] == [None] * 3
+
+
+def test_p_value_is_the_share_of_that_labels_images_that_are_no_more_like_it() -> None:
+    known = np.array([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    conformal = Conformal.fit(known, np.array([0, 0, 0, 1, 1]))
+    # itself and, of three, those that are at most as probable
+    for probable, share in ((0.95, 1.0), (0.9, 1.0), (0.7, 3 / 4), (0.6, 3 / 4), (0.5, 1 / 4)):
+        assert conformal.p_value(np.array([probable, 1 - probable]), 0) == share
 
 
 def test_a_perfect_model_has_sets_of_one_label_and_never_an_empty_one() -> None:

@@ -80,7 +80,7 @@ def confidence(**changes: Any) -> Confidence:
     return Confidence.without_evidence(fitted, None, None, "none").model_copy(
         update={
             "conformal": ConformalCard(method="class_conditional_lac", images=dict.fromkeys(LABELS, N // K)),
-            "familiarity": FamiliarityCard(method="mahalanobis_pp", images=N, rank=4),
+            "familiarity": FamiliarityCard(method="mahalanobis_pp", images=N, rank=4, weak=None, left_out=None),
             "correctness": CorrectnessCard(
                 coefficients=(1.0, 1.0, 0.0),
                 images=N,
@@ -166,6 +166,58 @@ def test_a_close_call_is_for_review_with_every_reason_in_order() -> None:
     assert found.known_confusion.actual == "dog"
 
 
+def test_an_answer_says_which_image_is_which_and_how_far_familiarity_goes() -> None:
+    found = single(seen(2))
+    assert [found.prediction.index, *(one.index for one in found.alternatives)] == np.argsort(-seen(2).logits).tolist()
+    assert LABELS[found.prediction.index] == found.prediction.label
+    assert {one.split for one in found.evidence.neighbors} == {"calibration"}
+    assert found.familiarity is not None
+    assert (found.familiarity.false_alarm_rate, found.familiarity.weak) == (0.01, None)
+    card = FamiliarityCard(method="mahalanobis_pp", images=N, rank=4, weak="it hardly tells", left_out=None)
+    doubted = single(seen(2), familiarity=card).familiarity
+    assert doubted is not None
+    assert doubted.weak == "it hardly tells"
+
+
+def test_neighbours_of_a_bank_without_held_out_images_say_that_they_were_trained_on() -> None:
+    known = evidence()
+    assert known.bank is not None
+    learnt = replace(known, bank=replace(known.bank, is_held_out=np.zeros(N, dtype=bool)))
+    found = explain(Judge("single_label", confidence(), learnt), LABELS, None, seen(0), ASK)
+    assert isinstance(found, SingleLabelExplanation)
+    assert {one.split for one in found.evidence.neighbors} == {"train"}
+    assert found.evidence.neighbor_agreement is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "reasons"),
+    [
+        ({}, {}),
+        ({"versus": 1}, {}),
+        ({"versus": 0}, {"versus": "bee is the first label itself"}),
+        ({"heatmap": "none"}, {"heatmap": "heatmap=none asks for no map"}),
+        (
+            {"heatmap": "none", "versus": 1},
+            {"heatmap": "heatmap=none asks for no map", "versus": "heatmap=none asks for no map"},
+        ),
+        (
+            {"confidence_level": 0.999},
+            {
+                "prediction_set": "no label can be ruled out: "
+                "at confidence_level 0.999 it takes 999 calibration images, and there are 240"
+            },
+        ),
+    ],
+)
+def test_what_was_asked_for_and_has_no_answer_has_a_reason(asked: dict[str, Any], reasons: dict[str, str]) -> None:
+    found = single(seen(0), replace(ASK, **asked))
+    assert found.unavailable == reasons
+    if "versus" in asked:
+        assert (found.evidence.versus is None) == ("versus" in reasons)
+    assert found.prediction_set is not None
+    assert (found.prediction_set.size == K) == ("prediction_set" in reasons)
+
+
 def test_heatmap_and_contrast_add_up() -> None:
     shown = seen(0)
     found = single(shown, replace(ASK, versus=2))
@@ -236,6 +288,10 @@ def test_a_number_has_an_interval_at_any_level_that_there_are_images_for() -> No
     too_sure = explain(judge, ("angle",), "degrees", shown, replace(ASK, confidence_level=0.999))
     assert isinstance(too_sure, RegressionExplanation)
     assert too_sure.interval is None
+    assert too_sure.unavailable == {"interval": "at confidence_level 0.999 it takes 999 calibration images, and there are 99"}
+    unknown = confidence(temperature=Temperature(value=1.0, status="none", images=0, reason="no calibration split"))
+    bare = explain(Judge("regression", unknown, Evidence()), ("angle",), "degrees", shown, ASK)
+    assert bare.unavailable["interval"] == "no calibration split"
     assert too_sure.summary == "About 40 degrees."
 
 
