@@ -11,7 +11,8 @@ import pytest
 import training
 from models.recipe import Recipe
 from training import recipes
-from training.cli import _parse, _recipe
+from training.arguments import parse
+from training.cli import _recipe
 
 FOLDER = Path(training.__file__).parent / "recipes"
 
@@ -31,7 +32,7 @@ def test_a_recipe_says_when_to_use_it_and_its_command_is_understood(name: str) -
     command = re.search(r"python -m (training fit DATA --name NAME.*?)(?:  |$)", comment + "  ")
     assert command is not None
     arguments = shlex.split(command[1])[1:]
-    recipe = _recipe(_parse(arguments))
+    recipe = _recipe(parse(arguments))
     expected = recipes.named(name)
     given = {key for key in Recipe.model_fields if f"--{key.replace('_', '-')}" in arguments}
     assert recipe == expected.model_copy(update={key: getattr(recipe, key) for key in given})
@@ -39,5 +40,5 @@ def test_a_recipe_says_when_to_use_it_and_its_command_is_understood(name: str) -
 
 def test_a_file_of_your_own_is_a_recipe_too(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("epochs = 3\n")
-    options = _parse(["fit", "DATA", "--name", "x", "--recipe", str(tmp_path / "mine.toml"), "--seed", "5", "lr=1e-4"])
+    options = parse(["fit", "DATA", "--name", "x", "--recipe", str(tmp_path / "mine.toml"), "--seed", "5", "lr=1e-4"])
     assert _recipe(options) == Recipe(epochs=3, seed=5, lr=1e-4)
