@@ -14,7 +14,7 @@ FASTAI := benchmarks/.venv-fastai
 FASTAI_LOCK := benchmarks/requirements-fastai.txt
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: help install run fit lint fmt types imports unit check test lock bench-training gpu-check clean
+.PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training gpu-check clean
 
 help:  ## explain the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ check: lint types imports unit  ## what every change must pass, in under 4 minut
 
 test: lint types imports  ## check, then end-to-end and fault tests
 	@$(BIN)/pytest tests
+
+test-fault: install  ## faults alone: what dies, fills up, hangs or lies
+	@$(BIN)/pytest tests -m fault
 
 lock: install  ## resolve the dependency groups into hashed locks again
 	@cd requirements && ./compile ../$(UV)

@@ -11,20 +11,17 @@ import json
 import os
 import platform
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import numpy as np
 
+from benchmarks.served import sample_images, served
 from models.artifact import CONFIDENCE, MANIFEST, Artifact
 from models.confidence.bank import Bank
 from models.confidence.evidence import EVIDENCE
@@ -32,15 +29,16 @@ from models.confidence.schema import Confidence
 from models.manifest import canonical_json
 from models.registry import Registry
 from training.progress import say
-from training.sample import SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import httpx
+
     from models.confidence.evidence import Evidence
 
 RESULT = Path(__file__).with_name("results") / "explain.json"
-_PORT, _START_S, _WARM, _ROUNDS = 3097, 120, 20, 300
+_WARM, _ROUNDS = 20, 300
 _SMALL_BANK = 1000
 _KINDS = {
     "classify, of a version without evidence": "/classify?model=plain",
@@ -98,34 +96,8 @@ def _files(fashion: Artifact, folder: Path, evidence: Evidence | None) -> Path:
 
 
 def _serve_and_ask(home: str) -> dict[str, float]:
-    variables = os.environ | {"CANDOR_HOME": home, "CANDOR_PORT": str(_PORT), "CANDOR_DEFAULT_MODEL": "fashion"}
-    variables.pop("CANDOR_REGISTRY", None)
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([sys.executable, "-m", "service"], env=variables, stdout=quiet, stderr=quiet)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{_PORT}") as client:
-            _wait(client)
-            return _medians(client, _images())
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def _wait(client: httpx.Client) -> None:
-    until = time.monotonic() + _START_S
-    while time.monotonic() < until:
-        try:
-            if client.get("/readyz").status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise SystemExit(f"the service was not ready within {_START_S} s")
-
-
-def _images() -> list[bytes]:
-    with zipfile.ZipFile(SAMPLE) as sample:
-        return [sample.read(name) for name in sorted(sample.namelist()) if "/test/" in name and name.endswith(".png")][::10]
+    with served(home, default_model="fashion", run="serve") as client:
+        return _medians(client, sample_images())
 
 
 def _medians(client: httpx.Client, images: Iterable[bytes]) -> dict[str, float]:

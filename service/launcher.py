@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.errors import SettingsError
-from service.jobs.process import try_lock
+from service.jobs.process import wait_for_lock
 from service.keys import read_keys
 from service.logs import EXIT_SETTINGS, configure
 from service.parent import FLAG
@@ -33,7 +33,10 @@ logger = logging.getLogger("candor.launcher")
 # What drains has 30 s for it, and what trains 25 for its checkpoint.
 _GRACE_S = 35
 _LOOK_S = 0.1
-_AGAIN_S = 0.5
+# The parts of a launcher that was killed take a moment to notice.
+_LOCK_S = 5.0
+# Until a part is started again: at first, and at most, where it dies again and again.
+_AGAIN_S, _AT_MOST_S, _STEADY_S = 0.5, 30.0, 60.0
 # The server that could not listen, and settings, a home or a database that are no good.
 _NO_USE = {1, EXIT_SETTINGS}
 
@@ -51,7 +54,7 @@ def main() -> int:
     if settings.run == "serve":
         # Only here: the launcher of two processes needs no server in its own memory.
         return int(importlib.import_module("service.serving").serve(settings))
-    lock = try_lock(settings.home / "lock")
+    lock = wait_for_lock(settings.home / "lock", _LOCK_S)
     if lock is None:
         sys.stderr.write(
             f"another service works in {settings.home}; stop it, name another folder with CANDOR_HOME, or set "
@@ -67,7 +70,9 @@ class _Part:
 
     module: str
     process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
     again_at: float = 0.0
+    again_s: float = _AGAIN_S
     # Whether it ended in another way than by refusing to begin: what it refuses then may pass.
     has_run: bool = False
     # Whether it refused from the first: another start would not change that.
@@ -110,11 +115,13 @@ class Launcher:
         now = time.monotonic()
         if part.process is not None and (code := part.process.poll()) is not None:
             part.process = None
-            part.again_at = now + _AGAIN_S
+            part.again_s = _AGAIN_S if now - part.started > _STEADY_S else min(2 * part.again_s, _AT_MOST_S)
+            part.again_at = now + part.again_s / 2
             part.is_given_up = (code in _NO_USE and not part.has_run) or self._settings.run == "jobs"
             part.has_run |= code not in _NO_USE
             logger.error("%s ended with %d%s", part.module, code, "" if part.is_given_up else "; starting it again")
         if part.process is None and not part.is_given_up and now >= part.again_at:
+            part.started = now
             part.process = subprocess.Popen(
                 [sys.executable, "-m", part.module, FLAG],
                 stdin=subprocess.PIPE,

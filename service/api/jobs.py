@@ -174,7 +174,7 @@ def _detail(job: Job, folder: JobFolder) -> JobDetail:
     progress: dict[str, Any] | None = None
     epochs: list[dict[str, Any]] = []
     planned = 0
-    for event in folder.read():
+    for event in folder.read(is_brief=True):
         fields = {key: value for key, value in event.fields.items() if key not in {"time", "event"}}
         if event.kind == "plan":
             planned = int(fields.get("epochs", 0)) + int(fields.get("freeze_epochs", 0))

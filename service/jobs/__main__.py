@@ -19,7 +19,7 @@ from service.datasets import locate
 from service.errors import JobsUnreadableError
 from service.jobs.desk import Desk
 from service.jobs.place import JOBS, SUPERVISOR_LOCK
-from service.jobs.process import try_lock
+from service.jobs.process import wait_for_lock
 from service.jobs.store import JobStore
 from service.jobs.supervisor import Rules, Supervisor
 from service.jobs.trainer import Limits, SubprocessTrainer
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("candor.jobs")
 _STEP_S = 0.25
+_LOCK_S = 5.0
 
 
 def main() -> int:
@@ -47,7 +48,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     when_parent_ends(leave.set)
-    lock = try_lock(settings.jobs_root / SUPERVISOR_LOCK)
+    lock = wait_for_lock(settings.jobs_root / SUPERVISOR_LOCK, _LOCK_S)
     if lock is None:
         logger.error("another supervisor runs the jobs in %s", settings.jobs_root)
         return EXIT_SETTINGS

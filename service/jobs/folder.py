@@ -6,6 +6,7 @@ there, and nothing has to be remembered for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.recipe import Recipe
+
+_PROGRESS = b'"event":"progress"'
 
 
 @dataclass(frozen=True)
@@ -68,32 +71,31 @@ class JobFolder:
         finally:
             os.close(descriptor)
 
-    def read(self, start: int = 0) -> Iterator[Event]:
-        """The events after byte `start`; a line that a crash tore is passed over, one without its end is not there yet."""
+    def read(self, start: int = 0, *, is_brief: bool = False) -> Iterator[Event]:
+        """The events after byte `start`; a line that a crash tore is passed over, one without its end is not there yet.
+
+        Args:
+            start: Where an earlier event ended.
+            is_brief: Without the progress that later progress has overtaken: of a long run that is nearly every line.
+        """
         try:
             file = self.events.open("rb")
         except FileNotFoundError:
             return
         with file:
             file.seek(min(max(start, 0), os.fstat(file.fileno()).st_size))
-            end = file.tell()
+            end, overtaken = file.tell(), None
             for line in file:
                 end += len(line)
                 if not line.endswith(b"\n"):
-                    return
-                try:
-                    fields = json.loads(line)
-                except ValueError:
+                    break
+                if is_brief and _PROGRESS in line:
+                    overtaken = end, line
                     continue
-                if isinstance(fields, dict):
-                    yield Event(end, fields)
-
-    def size(self) -> int:
-        """Where the next event will begin."""
-        try:
-            return self.events.stat().st_size
-        except FileNotFoundError:
-            return 0
+                yield from _parsed(end, line)
+                overtaken = None
+            if overtaken is not None:
+                yield from _parsed(*overtaken)
 
     def tail(self, max_bytes: int) -> bytes:
         """The end of what the trainer said."""
@@ -119,3 +121,11 @@ class JobFolder:
                 return b"" if file.read(1) == b"\n" else b"\n"
         except FileNotFoundError:
             return b""
+
+
+def _parsed(end: int, line: bytes) -> Iterator[Event]:
+    """The event of a line; none where a crash tore it."""
+    with contextlib.suppress(ValueError):
+        fields = json.loads(line)
+        if isinstance(fields, dict):
+            yield Event(end, fields)

@@ -44,7 +44,7 @@ Outcome = Fitted | Stopped | Failed | Died
 def outcome_of_fit(folder: JobFolder) -> Outcome:
     """Read the events since the attempt began; the last one that ends a run counts."""
     outcome: Outcome | None = None
-    for event in folder.read():
+    for event in folder.read(is_brief=True):
         outcome = _outcome(event, outcome)
     return outcome or Died(last_words(folder))
 

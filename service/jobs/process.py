@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PROC = Path("/proc")
+_LOOK_S = 0.05
 # Of /proc/<pid>/stat, counted after the name, which may itself hold spaces: state, group, and start in ticks since boot.
 _STATE, _GROUP, _STARTED = 0, 2, 19
 
@@ -79,6 +81,14 @@ def try_lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def wait_for_lock(path: Path, seconds: float) -> int | None:
+    """Lock a file as soon as it is free: whoever looks at it (`is_locked`) holds it for a moment, and who ends for longer."""
+    until = time.monotonic() + seconds
+    while (lock := try_lock(path)) is None and time.monotonic() < until:
+        time.sleep(_LOOK_S)
+    return lock
 
 
 def is_locked(path: Path) -> bool:

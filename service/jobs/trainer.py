@@ -6,6 +6,7 @@ touches it, and nobody starts a second one on its device while any process of it
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from service.settings import Priority
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+_NICEST = 19
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -90,13 +92,17 @@ class SubprocessTrainer:
                 start_new_session=True,
                 pass_fds=(lock,),
             )
-        self._limit(child.pid)
         self._children[child.pid] = child
         self._ooms[child.pid] = ooms
-        # A child that was not waited for keeps its entry, so it is found even if it has ended by now.
-        process = identify(child.pid)
-        if process is None:
-            raise OSError(f"the trainer {child.pid} is not to be seen below /proc")
+        try:
+            self._limit(child.pid)
+            # A child that was not waited for keeps its entry, so it is found even if it has ended by now.
+            process = identify(child.pid)
+            if process is None:
+                raise OSError(f"the trainer {child.pid} is not to be seen below /proc")
+        except OSError:
+            child.kill()
+            raise
         return process
 
     def exit_code(self, process: Process) -> int | None:
@@ -122,8 +128,9 @@ class SubprocessTrainer:
             resource.prlimit(pid, resource.RLIMIT_DATA, (self._limits.memory_bytes, self._limits.memory_bytes))
         if self._limits.priority == "low":
             # Not niceness alone: a session of its own is scheduled as a group of its own where the kernel groups by session.
-            os.setpriority(os.PRIO_PROCESS, pid, 19)
-            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, pid, _NICEST)
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _oom_kills() -> int:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,8 +21,11 @@ pytestmark = pytest.mark.e2e
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+RETRAINING = re.search(r"^## Retrain it\n.*?(?=^## )", README, re.MULTILINE | re.DOTALL)[0]  # type: ignore[index]
+
+
+def blocks(language: str, text: str = README.replace(RETRAINING, "")) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 CATS = {"tiger cat", "Egyptian cat", "tabby", "Persian cat", "Siamese cat"}
@@ -36,7 +40,7 @@ def classify(server: Server, photo: str) -> dict[str, Any]:
     return json.loads(shell(command, server))["results"][0]["predictions"][0]
 
 
-def shell(command: str, server: Server) -> str:
+def shell(command: str, server: Server, seconds: float = 60) -> str:
     address = server.url.removeprefix("http://")
     local = command.replace("localhost:3000", address)
     assert local != command, f"no address in {command}"
@@ -46,7 +50,7 @@ def shell(command: str, server: Server) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=seconds,
     )
     return done.stdout
 
@@ -101,6 +105,25 @@ def test_python_example_runs(real: Server) -> None:
     code = code.replace("http://localhost:3000", real.url) + "\nimport json\nprint(json.dumps(answer))"
     answer = json.loads(run([sys.executable, "-c", code]))
     assert [result["predictions"][0]["label"] for result in answer["results"]] == ["tiger cat", "espresso"]
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(420)
+def test_retraining_by_curl_alone(real: Server, tmp_path: Path) -> None:
+    with zipfile.ZipFile(ROOT / "samples" / "fashion-mnist.zip") as archive:
+        archive.extractall(tmp_path)
+    first, second = (block.replace("/tmp", str(tmp_path)) for block in blocks("sh", RETRAINING))
+    # As one terminal: what the first block defines the second one uses.
+    said = shell(f"set -e\n{first}\necho\necho ----\n{second}", real, 400)
+    first, second = said.split("----")
+    for part, version in ((first, 1), (second, 2)):
+        states = [json.loads(line[6:]) for line in part.splitlines() if line.startswith("data: ") and '"event":"state"' in line]
+        assert [event["state"] for event in states] == ["preparing", "running", "evaluating", "publishing", "succeeded"]
+        assert (states[-1]["version"], states[-1]["promoted"]) == (version, True), part
+    assert '"verdict":"promote"' in second
+    assert '{"name":"clothes","version":2,' in second
+    assert '"label":"bag"' in second
+    assert '"production":1,"candidate":null,"previous":[]' in second.splitlines()[-1]
 
 
 def test_models_commands_run(tiny_home: Path) -> None:
