@@ -74,11 +74,13 @@ class Engine:
         self.feedback = FeedbackDesk(store, room, self.registry, settings.default_model, self.metrics)
         self.budget = Budget(settings.queue_bytes)
         self.jobs = JobStore(settings.jobs_root / JOBS)
-        self.forward = None if settings.jobs_url is None else Forward(settings.jobs_url)
+        self.forward = None if settings.jobs_url is None else Forward(settings.jobs_url, lambda: self.is_closing)
         if self.forward is None:
             self.metrics.follow_jobs(self.jobs.counts, self.jobs.finished)
         # Whether the service drains: who streams is to end.
         self.is_closing = False
+        # Callers who follow a job.
+        self.followers = 0
         keyring = None if settings.keys is None else Keyring(settings.keys)
         self.admission = Admission(settings, keyring, self.metrics)
         self.audit = Audit(settings.home / "audit.jsonl")
@@ -93,7 +95,7 @@ class Engine:
         """Which job has yet to train on a data set."""
         if not self.jobs.exists:
             return None
-        for job in self.jobs.find(UNFINISHED):
+        for job in self.jobs.find(UNFINISHED, limit=-1):
             for reference in job.spec.dataset:
                 with contextlib.suppress(ServiceError):
                     path = locate(reference, self.datasets.store, self.settings.dataset_roots)

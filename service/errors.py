@@ -300,6 +300,10 @@ class NotAuditedError(ServiceError):
     retry_after_s = 30
 
 
+class JobsBrokenError(JobsUnreadableError):
+    """It is no database, or a damaged one: no time heals it."""
+
+
 class DeadlineExceededError(ServiceError):
     """The answer would have come too late."""
 

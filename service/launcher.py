@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from models.errors import SettingsError
 from service.jobs.process import wait_for_lock
 from service.keys import read_keys
-from service.logs import EXIT_SETTINGS, configure
+from service.logs import EXIT_SETTINGS, EXIT_UNAVAILABLE, configure
 from service.parent import FLAG
 from service.settings import read_settings
 
@@ -37,8 +37,9 @@ _LOOK_S = 0.1
 _LOCK_S = 5.0
 # Until a part is started again: at first, and at most, where it dies again and again.
 _AGAIN_S, _AT_MOST_S, _STEADY_S = 0.5, 30.0, 60.0
-# The server that could not listen, and settings, a home or a database that are no good.
-_NO_USE = {1, EXIT_SETTINGS}
+_NO_USE = {EXIT_UNAVAILABLE, EXIT_SETTINGS}
+# So often may a part die that was never steady.
+_MOST_DEATHS = 5
 
 
 def main() -> int:
@@ -72,11 +73,19 @@ class _Part:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     again_at: float = 0.0
-    again_s: float = _AGAIN_S
-    # Whether it ended in another way than by refusing to begin: what it refuses then may pass.
-    has_run: bool = False
-    # Whether it refused from the first: another start would not change that.
+    deaths: int = 0
+    # Whether it ran for a while: what it refuses after that may pass.
+    was_steady: bool = False
+    # Whether another start would not change anything.
     is_given_up: bool = False
+
+    def died(self, code: int, now: float) -> None:
+        """Say when it is started again, if it is: what dies again and again is waited with, and in the end left."""
+        is_steady = now - self.started > _STEADY_S
+        self.was_steady |= is_steady
+        self.deaths = 1 if is_steady else self.deaths + 1
+        self.again_at = now + min(_AGAIN_S * 2 ** (self.deaths - 1), _AT_MOST_S)
+        self.is_given_up = not self.was_steady and (code in _NO_USE or self.deaths >= _MOST_DEATHS)
 
 
 class Launcher:
@@ -115,10 +124,8 @@ class Launcher:
         now = time.monotonic()
         if part.process is not None and (code := part.process.poll()) is not None:
             part.process = None
-            part.again_s = _AGAIN_S if now - part.started > _STEADY_S else min(2 * part.again_s, _AT_MOST_S)
-            part.again_at = now + part.again_s / 2
-            part.is_given_up = (code in _NO_USE and not part.has_run) or self._settings.run == "jobs"
-            part.has_run |= code not in _NO_USE
+            part.died(code, now)
+            part.is_given_up |= self._settings.run == "jobs"
             logger.error("%s ended with %d%s", part.module, code, "" if part.is_given_up else "; starting it again")
         if part.process is None and not part.is_given_up and now >= part.again_at:
             part.started = now

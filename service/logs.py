@@ -6,7 +6,8 @@ import logging
 import sys
 from contextvars import ContextVar
 
-EXIT_SETTINGS = 2
+# Settings that are no good, and what another start would not change (sysexits' EX_UNAVAILABLE).
+EXIT_SETTINGS, EXIT_UNAVAILABLE = 2, 69
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 # The key that was shown; None where none was needed.
 key_id: ContextVar[str | None] = ContextVar("key_id", default=None)

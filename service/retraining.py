@@ -141,13 +141,18 @@ def understand(
             )
     recipe = _for_feedback(asked, recipe, pinned, datasets)
     try:
-        check(paths, recipe)
+        # A pattern and the names that it is tried on are both the caller's, and together can take for ever: in a trainer,
+        # which can be ended, and not here.
+        if recipe.label_pattern is None:
+            check(paths, recipe)
     except DatasetError as err:
         raise InvalidDatasetError(str(err)) from err
     return JobSpec(model=asked.model, dataset=tuple(pinned), recipe=recipe, start_from=start_from, promote=asked.promote)
 
 
 def _recipe(keys: dict[str, Any]) -> Recipe:
+    if "weights" in keys:
+        raise InvalidRecipeError("recipe.weights is a path on the machine that trains; say start_from to begin at a version")
     try:
         return Recipe.from_mapping(keys)
     except RecipeError as err:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from models.errors import SettingsError
-from service.logs import EXIT_SETTINGS, configure
+from service.logs import EXIT_SETTINGS, EXIT_UNAVAILABLE, configure
 from service.parent import when_parent_ends
 from service.settings import Settings, read_settings
 
@@ -33,7 +33,7 @@ _LOOK_S = 0.1
 
 
 def main() -> int:
-    """Serve, and return the exit code: 1 where it never listened, 2 for settings."""
+    """Serve, and return the exit code: 69 where it never listened, 2 for settings."""
     try:
         settings = read_settings()
     except SettingsError as err:
@@ -60,7 +60,7 @@ def serve(settings: Settings) -> int:
         server = _Server(_config(asgi.application, settings), asgi.engine, settings)
         when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         server.run()
-    return 0 if server.started else 1
+    return 0 if server.started else EXIT_UNAVAILABLE
 
 
 class _Server(uvicorn.Server):

@@ -59,6 +59,8 @@ def holdout_router(engine: EngineRef) -> APIRouter:
             raise UnknownModelError(f"there is no model named {name!r:.80}")
         try:
             recipe = Recipe.from_mapping(asked.recipe)
+            if recipe.label_pattern is not None or recipe.weights is not None:
+                raise RecipeError("recipe.label_pattern and recipe.weights are not taken here; labels stand in folders or a CSV")
             dataset = _for_test(locate(asked.dataset, here.datasets.store, here.settings.dataset_roots), recipe)
             held = Holdout.replace(here.registry, name, dataset)
         except RecipeError as err:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
@@ -15,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from models.gate_report import GateReport
 from service.api.openapi import problems
-from service.errors import BadRequestError, UnknownJobError
+from service.errors import BadRequestError, QueueFullError, UnknownJobError
 from service.jobs.folder import JobFolder
 from service.jobs.schema import FINAL, STATES, Job, JobState, Promote
 
@@ -29,6 +30,7 @@ _LOOK_S = 0.25
 # Shorter than what proxies wait for.
 _HEARTBEAT_S = 10.0
 _LOG_BYTES = 1 << 20
+_MOST_FOLLOWERS = 100
 
 
 class JobCard(BaseModel):
@@ -122,10 +124,12 @@ def jobs_router(engine: EngineRef) -> APIRouter:
         job_id: str, last_event_id: Annotated[str, Header(description="where the reader was cut off")] = "0"
     ) -> StreamingResponse:
         here = engine.get()
-        if not last_event_id.isdecimal():
+        if not re.fullmatch(r"\d{1,18}", last_event_id):
             raise BadRequestError(f"Last-Event-ID is {last_event_id!r:.80}, expected the id of an event: a number")
         job = await asyncio.to_thread(_job, here, job_id)
-        events = _stream(here, job, int(last_event_id))
+        if here.followers >= _MOST_FOLLOWERS:
+            raise QueueFullError(f"{here.followers} callers follow jobs already, and at most {_MOST_FOLLOWERS} may")
+        events = _counted(here, _stream(here, job, int(last_event_id)))
         return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     @router.get(
@@ -152,8 +156,9 @@ def jobs_router(engine: EngineRef) -> APIRouter:
         if job is None:
             raise UnknownJobError(f"there is no job {job_id}")
         if job.state == "cancelled":
-            # It never had a trainer that would tell.
-            _folder(here, job).tell("state", state="cancelled", attempt=job.attempt, code=job.code, reason=job.reason)
+            # It never had a trainer that would tell; where the disk is full, the database still has it.
+            with contextlib.suppress(OSError):
+                _folder(here, job).tell("state", state="cancelled", attempt=job.attempt, code=job.code, reason=job.reason)
         return job_card(job)
 
     return router
@@ -209,20 +214,31 @@ def _report(folder: JobFolder) -> GateReport | None:
         return None
 
 
+async def _counted(engine: Engine, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    engine.followers += 1
+    try:
+        async for event in events:
+            yield event
+    finally:
+        engine.followers -= 1
+
+
 async def _stream(engine: Engine, job: Job, start: int) -> AsyncIterator[bytes]:
     """The events after `start`, until the job has ended, the caller is gone, or the service drains."""
     folder, position, spoke = _folder(engine, job), start, time.monotonic()
+    is_over = False
     while not engine.is_closing:
-        now = await asyncio.to_thread(engine.jobs.get, job.id)
-        events = await asyncio.to_thread(lambda at: list(folder.read(at)), position)
+        events = await asyncio.to_thread(lambda at: list(folder.read(at, is_brief=True)), position)
         for event in events:
             position, spoke = event.end, time.monotonic()
             yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event.end, event.kind.encode(), to_json(event.fields))
             if event.kind == "state" and event.fields.get("state") in FINAL:
                 return
-        if not events and (now is None or now.is_final):
+        if is_over and not events:
             return
         if time.monotonic() - spoke > _HEARTBEAT_S:
-            spoke = time.monotonic()
+            # Looked at seldom, since the story tells of the end; but a full disk, or a crash, may have kept it from that.
+            now = await asyncio.to_thread(engine.jobs.get, job.id)
+            is_over, spoke = now is None or now.is_final, time.monotonic()
             yield b": still here\n\n"
         await asyncio.sleep(_LOOK_S)

@@ -38,7 +38,7 @@ class PromoteRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=999_999_999)
 
 
 class AliasCard(BaseModel):

@@ -16,7 +16,7 @@ from models.dataset_store import DatasetStore
 from models.errors import SettingsError
 from models.registry import Registry
 from service.datasets import locate
-from service.errors import JobsUnreadableError
+from service.errors import JobsBrokenError, JobsUnreadableError
 from service.jobs.desk import Desk
 from service.jobs.place import JOBS, SUPERVISOR_LOCK
 from service.jobs.process import wait_for_lock
@@ -24,7 +24,7 @@ from service.jobs.store import JobStore
 from service.jobs.supervisor import Rules, Supervisor
 from service.jobs.trainer import Limits, SubprocessTrainer
 from service.jobs.watch import Patience
-from service.logs import EXIT_SETTINGS, configure
+from service.logs import EXIT_SETTINGS, EXIT_UNAVAILABLE, configure
 from service.parent import when_parent_ends
 from service.settings import read_settings
 
@@ -37,7 +37,7 @@ _LOCK_S = 5.0
 
 
 def main() -> int:
-    """Run jobs, and return the exit code: 0 after TERM, 2 where there is no use in trying again."""
+    """Run jobs, and return the exit code: 0 after TERM, 1 where it may go better another time, 2 and 69 where it will not."""
     try:
         settings = read_settings()
     except SettingsError as err:
@@ -51,13 +51,16 @@ def main() -> int:
     lock = wait_for_lock(settings.jobs_root / SUPERVISOR_LOCK, _LOCK_S)
     if lock is None:
         logger.error("another supervisor runs the jobs in %s", settings.jobs_root)
-        return EXIT_SETTINGS
+        return 1
     store = JobStore(settings.jobs_root / JOBS)
     try:
         store.open()
-    except JobsUnreadableError as err:
+    except JobsBrokenError as err:
         logger.error("%s; no job runs until the file is repaired, or moved away to begin with none", err)
-        return EXIT_SETTINGS
+        return EXIT_UNAVAILABLE
+    except JobsUnreadableError as err:
+        logger.error("%s", err)
+        return 1
     _run(build_supervisor(settings, store), stop, leave)
     return 0
 

@@ -46,12 +46,15 @@ class Desk:
     def end(self, job: Job, state: JobState, code: str, reason: str, **values: Any) -> None:
         """Let a job end, and clear up behind it: the run's checkpoints, and the alias of what is not to be promoted."""
         moved = self.move(job, state, code=code, reason=reason, **values)
-        if moved is None:
-            return
+        if moved is not None:
+            self._clear_up(moved)
+
+    def _clear_up(self, job: Job) -> None:
+        """What an ended job leaves: its checkpoints, and the alias of a version that is not to be promoted."""
         shutil.rmtree(self._home / "runs" / job.id, ignore_errors=True)
-        if moved.version is not None and state != "succeeded":
+        if job.version is not None and job.state != "succeeded":
             with contextlib.suppress(ContractError):
-                self.registry.withdraw(job.spec.model, moved.version)
+                self.registry.withdraw(job.spec.model, job.version)
 
     def tell(self, job: Job) -> None:
         """Write a job's state into its story; where the disk is full the database still has it."""
@@ -65,8 +68,10 @@ class Desk:
         except OSError as err:
             logger.error("the story of job %s cannot be written: %s", job.id, err)
 
-    def forget(self, keep: int) -> None:
-        """Delete the jobs that have ended, but for the newest `keep`."""
-        for job in self.store.find(FINAL, limit=-1)[keep:]:
-            self.folder(job).remove()
-            self.store.forget(job.id)
+    def tidy(self, keep: int, newest: int) -> None:
+        """Clear up behind the `newest` jobs, which others may have ended, and forget all but `keep`."""
+        for job in self.store.find(FINAL, limit=newest):
+            self._clear_up(job)
+        for identity in self.store.surplus(keep):
+            JobFolder(self._home / "jobs" / identity).remove()
+            self.store.forget(identity)

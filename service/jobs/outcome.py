@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from service.jobs.folder import Event, JobFolder
 
+# As `python -m training` exits.
+_STOPPED = 75
+_CODES = {2: "training_error", 70: "internal", 71: "out_of_memory", 74: "no_space"}
 _LAST_WORDS_BYTES, _LAST_WORDS_LINES = 4096, 5
 
 
@@ -41,12 +44,23 @@ class Died:
 Outcome = Fitted | Stopped | Failed | Died
 
 
-def outcome_of_fit(folder: JobFolder) -> Outcome:
-    """Read the events since the attempt began; the last one that ends a run counts."""
+def outcome_of_fit(folder: JobFolder, exit_code: int | None) -> Outcome:
+    """Read the events since the attempt began; the last one that ends a run counts, and without one the exit code.
+
+    Args:
+        folder: The job's.
+        exit_code: Where it is known: on a full disk there is no event.
+    """
     outcome: Outcome | None = None
     for event in folder.read(is_brief=True):
         outcome = _outcome(event, outcome)
-    return outcome or Died(last_words(folder))
+    if outcome is not None:
+        return outcome
+    if exit_code == _STOPPED:
+        return Stopped()
+    words = last_words(folder)
+    code = _CODES.get(exit_code or 0)
+    return Died(words) if code is None else Failed(code, words)
 
 
 def _outcome(event: Event, before: Outcome | None) -> Outcome | None:
@@ -58,7 +72,7 @@ def _outcome(event: Event, before: Outcome | None) -> Outcome | None:
             return Stopped()
         case "failed":
             return Failed(str(fields.get("code", "internal")), str(fields.get("error", "")))
-        case "state" if fields.get("state") in {"preparing", "running"}:
+        case "state" if fields.get("state") == "preparing":
             return None
         case _:
             return before

@@ -47,6 +47,19 @@ def is_running(process: Process) -> bool:
     )
 
 
+def find_process(*arguments: str) -> Process | None:
+    """A process whose command line has these arguments, one after the other; None where there is none."""
+    wanted = "\0".join(("", *arguments, "")).encode()
+    for pid in _pids():
+        try:
+            is_it = wanted in (_PROC / str(pid) / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if is_it and (process := identify(pid)) is not None and is_running(process):
+            return process
+    return None
+
+
 def send(process: Process, number: signal.Signals) -> None:
     """Send a signal to a process, if it is still there."""
     if is_running(process):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from service.errors import IdempotencyKeyReusedError, JobsUnreadableError, QueueFullError, TooLateError
+from service.errors import IdempotencyKeyReusedError, JobsBrokenError, JobsUnreadableError, QueueFullError, TooLateError
 from service.jobs.schema import ACTIVE, COMMITTED, FINAL, MOVES, STATES, Job, JobSpec, JobState, Process
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ _COLUMNS = (
     "id, number, state, epoch, attempt, key_id, spec, created, updated, finished, device, process, begun_boot_s, "
     "is_cancelling, version, is_promoted, code, reason"
 )
+# Moves that an acknowledged cancellation must not be overtaken by.
+_NOT_UNHEARD = frozenset({"queued", "publishing", *FINAL}) - {"cancelled"}
 _SETTABLE = frozenset(
     {"attempt", "device", "process", "begun_boot_s", "is_cancelling", "version", "is_promoted", "code", "reason"}
 )
@@ -87,7 +89,7 @@ class JobStore:
             database.execute("PRAGMA journal_mode = WAL")
             found = database.execute("PRAGMA integrity_check").fetchone()[0]
             if found != "ok":
-                raise self._unreadable(found)
+                raise JobsBrokenError(f"{self.path} is broken: {found}")
             database.executescript(_SCHEMA)
 
     def known(self, request: str, asker: Asker) -> Job | None:
@@ -203,6 +205,8 @@ class JobStore:
             raise ValueError(f"{sorted(strangers)} cannot be set")
         now = _now()
         values |= {"state": state, "updated": now}
+        # Who was promised its end is looked at again, and not led on by somebody who had not heard of it.
+        cancelling = (False, True) if state not in _NOT_UNHEARD else (job.is_cancelling, job.is_cancelling)
         if state in FINAL:
             values |= {"finished": now, "process": None, "device": None}
         if state == "queued":
@@ -210,8 +214,8 @@ class JobStore:
         setting = ", ".join(f"{column} = ?" for column in values)
         with self._writing() as database:
             changed = database.execute(
-                f"UPDATE jobs SET {setting} WHERE id = ? AND state = ? AND epoch = ?",
-                (*values.values(), job.id, job.state, job.epoch),
+                f"UPDATE jobs SET {setting} WHERE id = ? AND state = ? AND epoch = ? AND is_cancelling IN (?, ?)",
+                (*values.values(), job.id, job.state, job.epoch, *cancelling),
             ).rowcount
             if not changed:
                 return None
@@ -241,6 +245,13 @@ class JobStore:
                 return moved
         return None
 
+    def surplus(self, keep: int) -> list[str]:
+        """The ids of jobs that have ended, but for the newest `keep`."""
+        marks = ", ".join("?" * len(FINAL))
+        found = f"SELECT id FROM jobs WHERE state IN ({marks}) ORDER BY number DESC LIMIT -1 OFFSET ?"
+        with self._connected() as database:
+            return [row["id"] for row in database.execute(found, (*FINAL, keep)).fetchall()]
+
     def forget(self, identity: str) -> None:
         """Delete a job that has ended."""
         marks = ", ".join("?" * len(FINAL))
@@ -269,18 +280,21 @@ class JobStore:
             address = f"{self.path.absolute().as_uri()}?mode={mode}"
             database = sqlite3.connect(address, timeout=_BUSY_S, isolation_level=None, uri=True)
         except sqlite3.Error as err:
-            raise self._unreadable(str(err)) from err
+            raise self._unreadable(err) from err
         try:
             database.row_factory = sqlite3.Row
             database.execute("PRAGMA synchronous = FULL")
             yield database
         except sqlite3.DatabaseError as err:
-            raise self._unreadable(str(err)) from err
+            raise self._unreadable(err) from err
         finally:
             database.close()
 
-    def _unreadable(self, found: str) -> JobsUnreadableError:
-        return JobsUnreadableError(f"the jobs in {self.path} cannot be read or written: {found}")
+    def _unreadable(self, found: sqlite3.Error) -> JobsUnreadableError:
+        """A lock or a full disk passes; a file that is no database does not."""
+        is_broken = getattr(found, "sqlite_errorname", "").startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
+        kind = JobsBrokenError if is_broken else JobsUnreadableError
+        return kind(f"the jobs in {self.path} cannot be read or written: {found}")
 
 
 def boot_s() -> float:

@@ -6,22 +6,26 @@ trainer by its process, or finds it gone. A step reads, decides and writes; noth
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from models.errors import ContractError
 from service.errors import ServiceError
 from service.jobs.commands import fit_arguments, gate_arguments
-from service.jobs.outcome import outcome_of_fit
-from service.jobs.process import is_running, kill_group, try_lock
+from service.jobs.outcome import Died, Fitted, outcome_of_fit
+from service.jobs.process import find_process, is_running, kill_group, try_lock
 from service.jobs.schema import ACTIVE
 from service.jobs.stages import after_fit, after_gate, publish
 from service.jobs.store import boot_s
 from service.jobs.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from service.jobs.desk import Desk
@@ -29,8 +33,11 @@ if TYPE_CHECKING:
     from service.jobs.trainer import Trainer
     from service.jobs.watch import Patience
 
+logger = logging.getLogger("candor.jobs")
 # A trainer that must end because the supervisor does may take this long over its checkpoint.
 CHECKPOINT_S = 25.0
+# Jobs that others than this supervisor may have ended since it last looked.
+_RECENT = 50
 _LOOK_S = 0.1
 
 
@@ -70,15 +77,24 @@ class Supervisor:
         self._rules = rules
         self._locate = locate
         self._watch = Watch(rules.patience)
+        self._gates: Counter[str] = Counter()
+        # How many jobs had ended when it was last tidied up behind them.
+        self._tidied = -1
 
     def step(self) -> None:
         """Look at every device once, and do what is to be done."""
         for job in self._active():
-            self._go_on(job)
+            # One that goes wrong in a way that nobody thought of must not keep the others waiting.
+            with _logged(f"job {job.id}"):
+                self._go_on(job)
         taken = {job.device for job in self._active()}
         for device in set(range(self._rules.devices)) - taken:
-            self._begin(device)
-        self._desk.forget(self._rules.keep)
+            with _logged(f"device {device}"):
+                self._begin(device)
+        ended = sum(self._desk.store.finished().values())
+        if ended != self._tidied:
+            self._desk.tidy(self._rules.keep, _RECENT if self._tidied >= 0 else self._rules.keep)
+            self._tidied = ended
 
     def stop(self) -> None:
         """Have every trainer write its checkpoint and end, and its job wait for the next supervisor."""
@@ -110,6 +126,10 @@ class Supervisor:
                 self._desk.end(job, "failed", err.code, str(err))
             except OSError as err:
                 self._desk.end(job, "failed", "no_space", f"the job's folder cannot be written: {err.strerror}")
+            except Exception as err:
+                # Claimed again it would go wrong again, before all that wait behind it.
+                logger.exception("job %s cannot be begun", job.id)
+                self._desk.end(job, "failed", "invalid_dataset" if isinstance(err, ContractError) else "internal", str(err))
             else:
                 self._start(job, "running", fit_arguments(job, folder, data), lock)
 
@@ -120,6 +140,7 @@ class Supervisor:
                 return
             folder = self._desk.folder(job)
             folder.gate.unlink(missing_ok=True)
+            self._gates[job.id] += 1
             self._start(job, "evaluating", gate_arguments(job, folder), lock)
 
     def _start(self, job: Job, state: JobState, arguments: list[str], lock: int) -> None:
@@ -142,13 +163,18 @@ class Supervisor:
                 self._watch.look(job, job.process, self._desk.folder(job))
             else:
                 self._ended(job, job.process)
-        elif job.state != "evaluating":
-            # A supervisor ended while it was about to start the trainer.
-            self._desk.move(job, "queued", attempt=job.attempt - 1)
+        elif job.state != "evaluating" and (found := find_process("--run", job.id)) is not None:
+            # A supervisor ended after it had started the trainer, and before it had noted that.
+            self._desk.move(job, "running", process=found)
         elif job.is_cancelling:
-            self._desk.end(job, "cancelled", "cancelled", "cancelled before it was judged")
-        else:
+            self._desk.end(job, "cancelled", "cancelled", "cancelled while nothing ran")
+        elif job.state != "evaluating":
+            self._desk.move(job, "queued", attempt=job.attempt - 1)
+        elif self._gates[job.id] < self._rules.attempts:
             self._evaluate(job)
+        else:
+            reason = f"the gate was ended {self._rules.attempts} times before it had decided"
+            self._desk.end(job, "failed", "evaluation_failed", reason)
 
     def _ended(self, job: Job, process: Process) -> None:
         # Those that it started may be alive, and hold the device.
@@ -159,12 +185,24 @@ class Supervisor:
             after_gate(self._desk, job, over, self._trainer.exit_code(process), is_memory=is_memory)
         else:
             is_last = job.attempt >= self._rules.attempts
-            after_fit(self._desk, job, outcome_of_fit(self._desk.folder(job)), over, is_memory=is_memory, is_last=is_last)
+            outcome = outcome_of_fit(self._desk.folder(job), self._trainer.exit_code(process))
+            if isinstance(outcome, Died) and (version := self._desk.registry.find_run(job.spec.model, job.id)) is not None:
+                # It published, and could not say so.
+                outcome = Fitted(version)
+            after_fit(self._desk, job, outcome, over, is_memory=is_memory, is_last=is_last)
 
     def _runs(self, process: Process) -> bool:
         # Asked first: it takes leave of a child that has ended, which would be seen as running otherwise.
         self._trainer.exit_code(process)
         return is_running(process)
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        logger.exception("%s could not be looked at; trying again", what)
 
 
 class _Lock:

@@ -142,6 +142,9 @@ def _oom_kills() -> int:
             continue
         if "oom_kill" in fields:
             return int(fields["oom_kill"])
+    with contextlib.suppress(OSError, ValueError):
+        # Of the whole machine, where the group does not say.
+        return int(dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines()).get("oom_kill", 0))
     return 0
 
 

@@ -213,6 +213,7 @@ def test_sixteen_who_ask_the_same_at_once_get_one_job(server: Server, client: ht
     ("changes", "status", "code", "says"),
     [
         ({"recipe": {"epochz": 3, "lr": 9}}, 422, "invalid_recipe", "recipe.lr"),
+        ({"recipe": {"weights": "/etc/passwd"}}, 422, "invalid_recipe", "start_from"),
         ({"dataset": "nothing"}, 404, "unknown_dataset", "nothing"),
         ({"dataset": "../../etc"}, 404, "unknown_dataset", ""),
         ({"dataset": "/etc"}, 403, "not_allowed", "CANDOR_DATASET_ROOTS"),
@@ -241,6 +242,13 @@ def test_key_that_makes_asking_twice_harmless_is_required(client: httpx.Client, 
     assert client.post("/retrain", json=both, headers={"idempotency-key": "b"}).status_code == 400
     assert client.post("/retrain", content=b"model=colours").status_code == 415
     assert client.post("/retrain", content=b"{", headers={"content-type": "application/json"}).status_code == 400
+
+
+def test_pattern_that_never_ends_holds_up_its_trainer_and_nobody_else(client: httpx.Client, colours: str) -> None:
+    """Pattern and names are both the caller's; here they are not tried on each other."""
+    answer = retrain(client, "pattern", model="slow", recipe={"label_pattern": "^(a+)+$"})
+    assert answer.status_code == 202
+    client.post(f"/jobs/{answer.json()['id']}/cancel")
 
 
 def test_jobs_that_are_not_there(client: httpx.Client) -> None:

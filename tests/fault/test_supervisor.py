@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from service.errors import TooLateError
-from service.jobs.process import is_locked, is_running, try_lock
+from service.jobs.process import identify, is_locked, is_running, try_lock
 from service.jobs.schema import ACTIVE
 from tests.support.jobs import workshop
 from tests.support.tiny import publish_colours
@@ -80,6 +81,47 @@ def test_data_set_that_is_gone_by_then_fails_the_job_and_not_the_supervisor(tmp_
         lost, good = shop.submit("one", dataset=("gone",)), shop.submit("two")
         assert shop.finish(lost).code == "unknown_dataset"
         assert shop.finish(good).state == "succeeded"
+
+
+def test_job_that_cannot_be_begun_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    with workshop(tmp_path) as shop:
+        broken, good = shop.submit("one", dataset=("broken",)), shop.submit("two")
+        assert shop.finish(broken).code == "invalid_dataset"
+        assert shop.finish(good).state == "succeeded"
+
+
+def test_trainer_that_was_started_and_not_noted_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINER_EPOCH_S", "0.5")
+    with workshop(tmp_path) as shop:
+        job = reach(shop, shop.submit(), "running")
+        process = job.process
+        with sqlite3.connect(shop.store.path) as database:
+            database.execute("UPDATE jobs SET state = 'preparing', process = NULL")
+        database.close()
+        after = shop.again()
+        after.supervisor.step()
+        assert after.job(job).process == process
+        assert after.finish(job).state == "succeeded"
+        assert shop.registry.versions("birds") == [1]
+
+
+def test_what_a_job_that_ended_elsewhere_leaves_is_cleared_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queued again after a stop, and cancelled by the server, which knows nothing of checkpoints."""
+    monkeypatch.setenv("TRAINER_EPOCH_S", "0.3")
+    with workshop(tmp_path) as shop:
+        job = shop.submit()
+        shop.step_until(lambda: 2 in epochs(shop, job))
+        shop.supervisor.stop()
+        assert (tmp_path / "runs" / job.id).exists()
+        shop.store.cancel(job.id)
+        shop.again().supervisor.step()
+        assert not (tmp_path / "runs" / job.id).exists()
+
+
+def test_end_that_could_not_be_written_is_known_by_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINER_FAULT", "full disk")
+    with workshop(tmp_path) as shop:
+        assert shop.finish(shop.submit()).code == "no_space"
 
 
 def test_jobs_take_turns_on_one_device_in_the_order_in_which_they_came(tmp_path: Path) -> None:
@@ -278,11 +320,11 @@ def test_what_a_trainer_started_is_gone_when_it_is(tmp_path: Path, monkeypatch: 
         job = shop.submit()
         file = tmp_path / "runs" / job.id / "child"
         shop.step_until(lambda: file.exists() and file.read_text() != "")
-        child = int(file.read_text())
+        child = identify(int(file.read_text()))
+        assert child is not None
         # The child has the lock too, so the device is not given away before it is gone.
         assert shop.finish(job).state == "succeeded"
-        with pytest.raises(ProcessLookupError):
-            os.kill(child, 0)
+        assert not is_running(child)
 
 
 def test_device_that_somebody_holds_is_not_given_away(tmp_path: Path) -> None:
@@ -312,7 +354,7 @@ def test_orderly_end_keeps_what_was_learnt_and_is_no_attempt(tmp_path: Path, mon
 def test_jobs_that_ended_are_forgotten_in_order(tmp_path: Path) -> None:
     with workshop(tmp_path) as shop:
         jobs = [shop.finish(shop.submit(str(number))) for number in range(3)]
-        shop.supervisor._desk.forget(1)
+        shop.supervisor._desk.tidy(1, 0)
         assert [job.id for job in shop.store.find()] == [jobs[2].id]
         assert [path.name for path in (tmp_path / "jobs").iterdir() if path.is_dir()] == [jobs[2].id]
         # The counters that Prometheus reads never go back.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from models.errors import ManifestError
 from models.recipe import Recipe
 from models.registry import Registry
 from service.errors import ServiceError
@@ -78,6 +79,8 @@ class Workshop:
         def locate(reference: str) -> Path:
             if reference == "gone":
                 raise NoDatasetError("there is no data set 'gone'")
+            if reference == "broken":
+                raise ManifestError("dataset.json is not valid")
             return home / "datasets" / reference
 
         trainer = SubprocessTrainer(Limits(rules.devices, "normal", None, None), home, registry.root, COMMAND)

@@ -69,6 +69,8 @@ def train(options: argparse.Namespace) -> int:
     if FAULT == "child":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
         (run / "child").write_text(str(child.pid))
+    if FAULT == "full disk":
+        return 74
     if FAULT == "refuse":
         tell("failed", code="invalid_dataset", error="label 'cat' has no image")
         return 2

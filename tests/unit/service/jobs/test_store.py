@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from service.errors import IdempotencyKeyReusedError, JobsUnreadableError, QueueFullError, TooLateError
 from service.jobs.schema import ACTIVE, COMMITTED, FINAL, MOVES, STATES, Job, Process
-from service.jobs.store import JobStore
+from service.jobs.store import _NOT_UNHEARD, JobStore
 from tests.support.jobs import submit as ask
 from tests.support.server import ROOT
 
@@ -109,6 +109,31 @@ def test_cancelling_by_state(store: JobStore) -> None:
         store.cancel(done.id)
 
 
+def test_acknowledged_cancellation_is_not_overtaken(store: JobStore) -> None:
+    """Whoever read the row before it was asked for may not lead the job on, nor let it end in another way."""
+    submit(store)
+    claimed = store.claim(0, 1.0)
+    assert claimed is not None
+    running = store.move(claimed, "running")
+    assert running is not None
+    judged = store.move(running, "evaluating")
+    assert judged is not None
+    store.cancel(judged.id)
+    for state in ("publishing", "succeeded", "rejected", "failed", "queued"):
+        assert store.move(judged, state) is None, state  # type: ignore[arg-type]
+    now = store.get(judged.id)
+    assert now is not None
+    assert store.move(now, "cancelled").state == "cancelled"  # type: ignore[union-attr]
+
+
+def test_surplus_is_what_ended_longest_ago(store: JobStore) -> None:
+    jobs = [submit(store, str(number)) for number in range(4)]
+    for job in jobs[:3]:
+        store.move(job, "failed")
+    assert store.surplus(2) == [jobs[0].id]
+    assert store.surplus(0) == [jobs[2].id, jobs[1].id, jobs[0].id]
+
+
 def test_pages_and_states(store: JobStore) -> None:
     jobs = [submit(store, str(number)) for number in range(5)]
     store.move(jobs[1], "failed", code="x", reason="y")
@@ -151,7 +176,7 @@ def test_database_that_somebody_locks_is_said_to_be(store: JobStore, monkeypatch
 _SUBMITTER = """
 import sys
 from pathlib import Path
-from service.jobs.store import JobStore
+from service.jobs.store import _NOT_UNHEARD, JobStore
 from tests.support.jobs import submit
 store = JobStore(Path(sys.argv[1]))
 for number in range(100_000):
@@ -205,8 +230,9 @@ class Machine(RuleBasedStateMachine):
         if state not in MOVES[job.state]:
             return
         moved = self.store.move(job, state)  # type: ignore[arg-type]
-        # Exactly then when nobody was there in between.
-        assert (moved is not None) == ((now.state, now.epoch) == (job.state, job.epoch))
+        # Exactly then when nobody was there in between, and nobody asked for its end unheard.
+        is_heard = now.is_cancelling == job.is_cancelling or state not in _NOT_UNHEARD
+        assert (moved is not None) == ((now.state, now.epoch) == (job.state, job.epoch) and is_heard)
         if moved is not None:
             self.seen.append(moved)
 
