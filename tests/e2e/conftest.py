@@ -29,7 +29,7 @@ def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_home: Path) -> Iterator[Server]:
-    with serve(tiny_home, max_body_bytes=9_000_000) as server:
+    with serve(tiny_home, run="serve", max_body_bytes=9_000_000) as server:
         yield server
 
 

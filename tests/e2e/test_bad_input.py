@@ -211,7 +211,7 @@ def test_malformed_json_is_invalid(client: httpx.Client, body: bytes) -> None:
 
 
 def test_json_body_has_a_tighter_limit_than_bytes(tiny_home: Path) -> None:
-    with serve(tiny_home, max_json_bytes=20_000) as server, server.client() as client:
+    with serve(tiny_home, run="serve", max_json_bytes=20_000) as server, server.client() as client:
         body = b'{"images": ["' + b"A" * 30_000 + b'"]}'
         assert_problem(post(client, body, "application/json"), 413, "body_too_large", "20000")
         assert post(client, picture("blue", "BMP", size=(200, 200))).status_code == 200

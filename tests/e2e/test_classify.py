@@ -136,7 +136,7 @@ def test_promotion_and_rollback_on_the_command_line_are_followed_and_no_request_
     failures: list[str] = []
     versions: set[int] = set()
     done = threading.Event()
-    with serve(tmp_path) as server:
+    with serve(tmp_path, run="serve") as server:
 
         def load() -> None:
             with server.client() as client:
@@ -169,7 +169,7 @@ def test_model_required_when_several_are_served_and_none_is_the_default(tmp_path
     registry = Registry(tmp_path / "registry")
     for name in ("apples", "pears"):
         publish_colours(registry, tmp_path / "work", name=name)
-    with serve(tmp_path) as server, server.client() as client:
+    with serve(tmp_path, run="serve") as server, server.client() as client:
         refused = client.post("/classify", content=picture("red"), headers={"content-type": "image/png"})
         named = client.post("/classify?model=pears", content=picture("red"), headers={"content-type": "image/png"})
         listed = client.get("/models").json()
@@ -185,7 +185,7 @@ def test_model_required_when_several_are_served_and_none_is_the_default(tmp_path
 
 
 def test_service_is_not_ready_until_its_models_are_and_serves_what_is_published_later(tmp_path: Path) -> None:
-    with serve(tmp_path, ready=False) as server:
+    with serve(tmp_path, ready=False, run="serve") as server:
         # An empty registry has nothing to wait for.
         server.wait("/readyz", 200)
         publish_colours(Registry(tmp_path / "registry"), tmp_path / "work")

@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     publish_judged(registry, home / "work", "presence", PRESENCE)
     publish_judged(registry, home / "work", "brightness", BRIGHTNESS)
     publish_tiny(registry, home / "work", "bare", colours())
-    with serve(home, default_model="colours") as server:
+    with serve(home, run="serve", default_model="colours") as server:
         yield server
 
 

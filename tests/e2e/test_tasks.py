@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[Server]:
-    with serve(home, default_model="colours") as server:
+    with serve(home, run="serve", default_model="colours") as server:
         yield server
 
 

@@ -37,7 +37,7 @@ def test_term_answers_what_is_in_flight_and_exits_cleanly(tmp_path: Path) -> Non
     publish_colours(Registry(tmp_path / "registry"), tmp_path / "work")
     body = large_jpeg()
     files = [("images", (f"{number}.jpg", body)) for number in range(24)]
-    with serve(tmp_path) as server, ThreadPoolExecutor(1) as pool:
+    with serve(tmp_path, run="serve") as server, ThreadPoolExecutor(1) as pool:
         photos = pool.submit(httpx.post, f"{server.url}/classify", files=files, timeout=60)
         until = time.monotonic() + 20
         # Twenty-four 48-megapixel photos take more than a second on two cores.
@@ -53,7 +53,7 @@ def test_term_answers_what_is_in_flight_and_exits_cleanly(tmp_path: Path) -> Non
 
 def test_clients_that_hang_up_do_no_harm(tmp_path: Path) -> None:
     publish_colours(Registry(tmp_path / "registry"), tmp_path / "work")
-    with serve(tmp_path) as server:
+    with serve(tmp_path, run="serve") as server:
         host, port = server.url.removeprefix("http://").split(":")
         for sent in (b"", b"POST /cla", b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000\r\n\r\nabc"):
             for _ in range(20):
@@ -70,7 +70,7 @@ def test_clients_that_hang_up_do_no_harm(tmp_path: Path) -> None:
 def test_version_altered_on_disk_is_not_taken_over_and_the_old_one_answers(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry")
     publish_colours(registry, tmp_path / "work")
-    with serve(tmp_path) as server:
+    with serve(tmp_path, run="serve") as server:
         publish_colours(registry, tmp_path / "work", gain=6.0)
         model = registry.path("colours", 2) / "model.onnx"
         data = bytearray(model.read_bytes())
@@ -93,7 +93,7 @@ def test_version_altered_on_disk_is_not_taken_over_and_the_old_one_answers(tmp_p
 
 def test_registry_that_goes_away_leaves_the_service_answering(tmp_path: Path) -> None:
     publish_colours(Registry(tmp_path / "registry"), tmp_path / "work")
-    with serve(tmp_path) as server:
+    with serve(tmp_path, run="serve") as server:
         (tmp_path / "registry").rename(tmp_path / "elsewhere")
         time.sleep(2.5)
         assert_good(server)
@@ -104,7 +104,7 @@ def test_registry_that_goes_away_leaves_the_service_answering(tmp_path: Path) ->
 def test_overload_is_refused_at_once_with_retry_after_and_ends(tmp_path: Path) -> None:
     publish_colours(Registry(tmp_path / "registry"), tmp_path / "work")
     body = large_jpeg()
-    with serve(tmp_path, queue_limit=4, max_images=4) as server:
+    with serve(tmp_path, run="serve", queue_limit=4, max_images=4) as server:
 
         def photo(_: int) -> tuple[int, str | None]:
             response = ask(server, body)
