@@ -38,7 +38,7 @@ def quickstart_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make run` makes before it serves: `imagenet` and `fashion`, by the real command."""
     home = tmp_path_factory.mktemp("quickstart")
     command = [sys.executable, "-m", "training", "quickstart"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stderr
     (home / "quickstart.log").write_text(done.stderr)
     return home

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.support.server import Server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

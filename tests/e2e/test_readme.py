@@ -108,13 +108,13 @@ def test_python_example_runs(real: Server) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1200)
 def test_retraining_by_curl_alone(real: Server, tmp_path: Path) -> None:
     with zipfile.ZipFile(ROOT / "samples" / "fashion-mnist.zip") as archive:
         archive.extractall(tmp_path)
     first, second = (block.replace("/tmp", str(tmp_path)) for block in blocks("sh", RETRAINING))
     # As one terminal: what the first block defines the second one uses.
-    said = shell(f"set -e\n{first}\necho\necho ----\n{second}", real, 400)
+    said = shell(f"set -e\n{first}\necho\necho ----\n{second}", real, 1000)
     first, second = said.split("----")
     for part, version in ((first, 1), (second, 2)):
         states = [json.loads(line[6:]) for line in part.splitlines() if line.startswith("data: ") and '"event":"state"' in line]

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from tests.support.server import Server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(900)]
 # A network of random weights that learns three colours in seconds.
 RECIPE = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "batch_size": 8, "epochs": 2}
-JOB_S = 150.0
+JOB_S = 400.0
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from tests.support.server import ROOT, environment
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.e2e, pytest.mark.torch]
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(900)]
 EPOCHS = "epochs=12"
 KEYS = ["backbone=test_resnet", "pretrained=false", "batch_norm=frozen", "image_size=32", "batch_size=8"]
 
@@ -31,7 +31,7 @@ def train(home: Path, *arguments: str, processes: int = 1) -> subprocess.Complet
     command = [sys.executable, "-m", "training", *arguments]
     if processes > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *command[1:]]
-    return subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False, timeout=170)
+    return subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False, timeout=600)
 
 
 def history(home: Path, name: str, version: int = 1) -> list[dict[str, object]]:

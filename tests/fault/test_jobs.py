@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from tests.support.server import Server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.torch, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.torch, pytest.mark.timeout(900)]
 RECIPE = {"backbone": "test_resnet", "pretrained": False, "image_size": 32, "batch_size": 8, "epochs": 12}
-WAIT_S = 120.0
+WAIT_S = 300.0
 MODULES = ("service.serving", "service.jobs", "training")
 
 

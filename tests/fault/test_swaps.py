@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.server import Server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.timeout(900)]
 GAINS = (12.0, 5.0, 3.0)
 CLIENTS, REQUESTS, MOVES = 8, 5000, 20
 ROLLBACK_S = 2.0

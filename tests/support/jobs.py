@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "tests.support.trainer")
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class NoDatasetError(ServiceError):
