@@ -40,7 +40,15 @@ _KINDS: tuple[tuple[type[Exception], Code], ...] = (
     (OSError, "training_error"),
 )
 # What torch's allocators, ONNX Runtime and the CUDA libraries say.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "alloc_failed", "failed to allocate memory")
+# The last is what the loader says where a library does not fit.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "alloc_failed",
+    "failed to allocate memory",
+    "failed to map segment",
+)
 # safetensors speaks Rust.
 _NO_SPACE = ("os error 28", "os error 122")
 

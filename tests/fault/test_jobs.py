@@ -219,10 +219,15 @@ def test_full_disk_fails_the_job_and_passes(tmp_path: Path) -> None:
             assert_answers(client)
             # What cannot be audited is not changed, and what cannot be written is not accepted.
             assert retrain(client, home, "second").status_code in {503, 507}
-            job = wait(client, job_id, lambda job: job["finished"] or job["state"] == "failed")
+            until = time.monotonic() + WAIT_S
+            while processes(home, "training"):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            filler.unlink()
+            # How it ended can be written now, if it could not before.
+            job = wait(client, job_id, lambda job: job.get("finished"))
             assert (job["state"], job["code"]) == ("failed", "no_space"), job
             assert Registry(home / "registry").names() == ["colours"]
-            filler.unlink()
             again = retrain(client, home, "third", recipe=RECIPE | {"epochs": 1})
             assert again.status_code == 202, again.text
             assert wait(client, again.json()["id"], lambda job: job["finished"])["state"] == "succeeded"

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_S = 120
-STOP_S = 20
+# A trainer may take 25 s over its checkpoint, and the server 30 to drain.
+STOP_S = 60
 
 
 class Server:
