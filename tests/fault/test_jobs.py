@@ -233,3 +233,27 @@ def test_full_disk_fails_the_job_and_passes(tmp_path: Path) -> None:
             assert wait(client, again.json()["id"], lambda job: job["finished"])["state"] == "succeeded"
     finally:
         subprocess.run(["umount", "-l", str(home)], check=True)
+
+
+def test_supervisor_that_sleeps_keeps_its_place_and_wakes_to_its_jobs(home: Path) -> None:
+    """A second one cannot take over meanwhile, so there is nobody whose work the first could undo."""
+    with running(home) as (_, client):
+        job_id = submit(client, home)
+        wait(client, job_id, lambda job: job.get("epochs"))
+        (supervisor,) = processes(home, "service.jobs")
+        os.kill(supervisor, signal.SIGSTOP)
+        second = subprocess.run(
+            [sys.executable, "-m", "service.jobs"],
+            cwd=ROOT,
+            env=environment(home),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        os.kill(supervisor, signal.SIGCONT)
+        assert second.returncode == 1
+        assert "another supervisor runs the jobs" in second.stderr
+        job = wait(client, job_id, lambda job: job.get("finished"))
+        assert (job["state"], job["attempt"]) == ("succeeded", 1), job
+        assert Registry(home / "registry").versions("birds") == [1]

@@ -174,3 +174,33 @@ def test_version_that_may_not_serve_is_promoted_in_name_only_and_the_old_one_ans
         assert client.post("/models/colours/rollback").status_code == 200
         server.wait_for_version("colours", serving, 10)
     assert load.failures == []
+
+
+def test_server_killed_right_after_a_promotion_comes_back_with_what_was_promoted(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    for gain in GAINS[:2]:
+        publish_colours(registry, tmp_path / "work", gain=gain)
+    with serve(tmp_path, run="serve") as server:
+        assert httpx.post(f"{server.url}/models/colours/promote", json={"version": 2}).status_code == 200
+        server.process.kill()
+        server.process.wait()
+    with serve(tmp_path, run="serve") as server:
+        answer = httpx.post(f"{server.url}/classify", content=picture("green"))
+        assert answer.headers["x-model-version"] == "colours:2"
+
+
+def test_file_that_goes_missing_is_missed_only_by_the_next_start(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    publish_colours(registry, tmp_path / "work")
+    with serve(tmp_path, run="serve") as server:
+        (registry.path("colours", 1) / "model.onnx").unlink()
+        assert httpx.post(f"{server.url}/classify", content=picture("green")).status_code == 200
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+    with serve(tmp_path, run="serve", ready=False) as server:
+        server.wait("/livez", 200)
+        until = time.monotonic() + 20
+        while (shown := httpx.get(f"{server.url}/models/colours").json())["problem"] is None:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert "model.onnx" in shown["problem"]
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
