@@ -30,10 +30,11 @@ UNFINISHED: tuple[JobState, ...] = ("queued", *ACTIVE)
 FINAL: tuple[JobState, ...] = ("succeeded", "rejected", "failed", "cancelled", "timed_out")
 # From the first of these on a cancellation comes too late: the alias moves, or has moved.
 COMMITTED: tuple[JobState, ...] = ("publishing", *FINAL)
-# Every job may fail, be cancelled, run out of time, or be interrupted (and so queued again), until it is committed.
+# Every job may fail, be cancelled, run out of time, or be interrupted (and so queued again), until it is committed. A device
+# is given by a claim alone, so no move leads from waiting to having one.
 _ENDS: tuple[JobState, ...] = ("failed", "cancelled", "timed_out")
 MOVES: dict[JobState, frozenset[JobState]] = {
-    "queued": frozenset({"preparing", *_ENDS}),
+    "queued": frozenset(_ENDS),
     "preparing": frozenset({"running", "queued", *_ENDS}),
     "running": frozenset({"evaluating", "queued", *_ENDS}),
     "evaluating": frozenset({"publishing", "succeeded", "rejected", "queued", *_ENDS}),
