@@ -8,10 +8,9 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
-from models.errors import ManifestError, describe
-from models.frozen import Frozen
+from models.frozen import Frozen, parse_json
 from models.manifest import Name, Sha256, canonical_json
 from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
 from models.splits import Split  # noqa: TC001 - pydantic reads the annotation
@@ -102,7 +101,4 @@ class DatasetCard(Contents):
         Raises:
             ManifestError: If a key is missing, unknown or out of range.
         """
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as err:
-            raise ManifestError(f"{describe(err, 'dataset.{}'.format)}\nstore the data set again") from err
+        return parse_json(cls, data, "dataset.{}".format, "store the data set again")

@@ -84,7 +84,7 @@ class DatasetStore:
             raise StoreError(
                 f"{name!r:.80} cannot name a data set; use up to 63 small letters, digits, '-' and '_', the first of them no sign"
             )
-        with work_folder(self.root) as folder, full_disk():
+        with full_disk(), work_folder(self.root) as folder:
             is_wrapped = _bring(source, folder / FILES, limits)
             digests, size = _seal(folder / FILES)
             fingerprint = _fingerprint(folder / FILES, digests)

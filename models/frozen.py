@@ -20,13 +20,17 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def parse_json(kind: type[T], data: bytes, name: Callable[[str], str]) -> T:
-    """Read a file of an artifact.
+EXPORT_AGAIN = "export it again with training, or use the candor that wrote it"
+
+
+def parse_json(kind: type[T], data: bytes, name: Callable[[str], str], advice: str = EXPORT_AGAIN) -> T:
+    """Read a file that candor wrote.
 
     Args:
         kind: What it holds.
         data: Its bytes.
         name: A field's path (`temperature.value`) to how errors call it (`confidence.temperature.value`).
+        advice: What to do, for the last line of the error; empty where there is nothing to say.
 
     Raises:
         ManifestError: If a key is missing, unknown or out of range.
@@ -34,4 +38,4 @@ def parse_json(kind: type[T], data: bytes, name: Callable[[str], str]) -> T:
     try:
         return kind.model_validate_json(data)
     except ValidationError as err:
-        raise ManifestError(f"{describe(err, name)}\nexport it again with training, or use the candor that wrote it") from err
+        raise ManifestError(f"{describe(err, name)}\n{advice}".rstrip("\n")) from err

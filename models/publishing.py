@@ -6,19 +6,17 @@ publishes next, or prunes, removes it. Knows nothing of aliases.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import shutil
-import uuid
 from typing import TYPE_CHECKING
 
-from models import artifact
+from models import artifact, staging
 from models.aliases import FILE_MODE, FOLDER_MODE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from models.manifest import Manifest
@@ -35,69 +33,32 @@ def move_in(home: Path, source: Path, manifest: Manifest, finish: Callable[[Path
     folder = home / "versions"
     folder.mkdir(parents=True, exist_ok=True)
     sweep(home)
-    with staging_in(home) as staging:
-        shutil.copytree(source, staging, dirs_exist_ok=True)
-        return _rename_into_place(staging, folder, manifest, finish)
+    with staging_in(home) as made:
+        shutil.copytree(source, made, dirs_exist_ok=True)
+        return _rename_into_place(made, folder, manifest, finish)
 
 
 def sweep(home: Path) -> int:
     """Remove what processes that died were making in `home`; how many there were."""
-    gone = 0
-    for left in home.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), _locked(left):
-            shutil.rmtree(left, ignore_errors=True)
-            gone += 1
-    return gone
+    return staging.sweep(home, _PREFIX)
 
 
-@contextlib.contextmanager
-def staging_in(home: Path) -> Iterator[Path]:
-    """A folder to make something in, gone afterwards if nobody renamed it.
-
-    It is locked for as long as this process lives, since the number of a process says nothing on another machine.
-    """
-    with contextlib.ExitStack() as held:
-        path = _make(home, held)
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+def staging_in(home: Path) -> AbstractContextManager[Path]:
+    """A folder to make something in, gone afterwards if nobody renamed it."""
+    return staging.work_folder(home, _PREFIX)
 
 
-def _make(home: Path, held: contextlib.ExitStack) -> Path:
-    """Make a folder and lock it; another one, where somebody swept it between the two."""
-    while True:
-        path = home / f"{_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        path.mkdir()
-        with contextlib.suppress(FileNotFoundError, BlockingIOError):
-            held.enter_context(_locked(path))
-            path.stat()
-            return path
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _rename_into_place(
-    staging: Path, folder: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None
-) -> Manifest:
+def _rename_into_place(made: Path, folder: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None) -> Manifest:
     """Rename fails on a folder that is not empty, and a version never is: so the number is taken exclusively."""
     while True:
         version = max((int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal()), default=0) + 1
         numbered = manifest.model_copy(update={"version": version})
         if finish is not None:
-            finish(staging, numbered)
-        sealed = artifact.seal(staging, numbered)
-        make_readable(staging)
+            finish(made, numbered)
+        sealed = artifact.seal(made, numbered)
+        make_readable(made)
         try:
-            staging.rename(folder / str(version))
+            made.rename(folder / str(version))
         except OSError as err:
             if err.errno in {errno.ENOTEMPTY, errno.EEXIST}:
                 continue

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from models.dataset import SPLITS, Item, Split
-from models.errors import ManifestError, describe
-from models.manifest import Frozen, Sha256, canonical_json
+from models.frozen import Frozen, parse_json
+from models.manifest import Sha256, canonical_json
 from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
 
 if TYPE_CHECKING:
@@ -140,10 +140,7 @@ class ScanReport(Frozen):
         Raises:
             ManifestError: If a key is missing, unknown or out of range.
         """
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as err:
-            raise ManifestError(describe(err, "data.{}".format)) from err
+        return parse_json(cls, data, "data.{}".format, "")
 
     def lines(self) -> list[str]:
         """The report in words, shortest first; nothing about what was not found."""

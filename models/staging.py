@@ -20,21 +20,19 @@ from models.errors import NoSpaceError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_INCOMING, _REMOVED = ".incoming-", ".removed-"
+INCOMING, _REMOVED = ".incoming-", ".removed-"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextlib.contextmanager
-def work_folder(root: Path) -> Iterator[Path]:
+def work_folder(root: Path, prefix: str = INCOMING) -> Iterator[Path]:
     """Make a folder below `root` and remove it at the end, unless it was renamed by then.
 
-    Raises:
-        NoSpaceError: If the disk is full.
+    It is told from others by its lock and not by a process's number, which says nothing on another machine.
     """
     while True:
-        folder = root / f"{_INCOMING}{uuid.uuid4().hex}"
-        with full_disk():
-            folder.mkdir(parents=True)
+        folder = root / f"{prefix}{uuid.uuid4().hex}"
+        folder.mkdir(parents=True)
         with _locked(folder) as is_mine:
             if not is_mine:
                 # Somebody swept before it was locked.
@@ -54,17 +52,17 @@ def discard(folder: Path, root: Path) -> None:
         shutil.rmtree(removed, ignore_errors=True)
 
 
-def sweep(root: Path) -> int:
+def sweep(root: Path, prefix: str = INCOMING) -> int:
     """Remove what dead processes left below `root`, and answer how many folders that were."""
     with contextlib.suppress(FileNotFoundError):
-        found = [Path(entry.path) for entry in os.scandir(root) if entry.name.startswith((_INCOMING, _REMOVED))]
+        found = [Path(entry.path) for entry in os.scandir(root) if entry.name.startswith((prefix, _REMOVED))]
         return sum(_remove(folder) for folder in found)
     return 0
 
 
 def _remove(folder: Path) -> bool:
     with _locked(folder) as is_free:
-        if not is_free and folder.name.startswith(_INCOMING):
+        if not is_free and not folder.name.startswith(_REMOVED):
             return False
         shutil.rmtree(folder, ignore_errors=True)
         return True

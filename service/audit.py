@@ -20,6 +20,7 @@ from pydantic_core import to_json
 
 from models.artifact import sync
 from service.errors import NotAuditedError
+from service.lines import append_line, open_lines
 from service.logs import key_id, request_id
 from service.rates import Bucket
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("candor.audit")
 # Room for the lines of whatever may be under way at once.
 _RESERVE_BYTES = 64 * 1024
-_MAX_TEXT = 200
+_MAX_TEXT, _MODE = 200, 0o600
 # Refusals cost a caller nothing, and must not fill the disk.
 REFUSALS_PER_MINUTE = 120
 _noted: ContextVar[dict[str, Any] | None] = ContextVar("noted", default=None)
@@ -61,7 +62,7 @@ class Audit:
         Raises:
             OSError: If not.
         """
-        descriptor = self._open()
+        descriptor = open_lines(self._path, _MODE)
         try:
             free = os.fstatvfs(descriptor)
             if free.f_bavail * free.f_frsize < _RESERVE_BYTES:
@@ -87,26 +88,13 @@ class Audit:
         data = to_json({name: _bounded(value) for name, value in line.items()}) + b"\n"
         with self._lock:
             is_new = not self._path.exists()
-            descriptor = self._open()
+            descriptor = open_lines(self._path, _MODE)
             try:
-                self._append(descriptor, data)
+                append_line(descriptor, data)
             finally:
                 os.close(descriptor)
             if is_new:
                 sync(self._path.parent)
-
-    def _open(self) -> int:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def _append(self, descriptor: int, data: bytes) -> None:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            # The disk was full within a line; the next one is not to be a part of it.
-            data = b"\n" + data
-        if os.write(descriptor, data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(descriptor)
 
 
 class Entry:

@@ -161,7 +161,7 @@ class Datasets:
         stack = contextlib.ExitStack()
         entering = asyncio.ensure_future(self._run(stack.enter_context, work_folder(self.store.root.absolute())))
         try:
-            with _told():
+            with _told(), full_disk():
                 folder = await asyncio.shield(entering)
             yield folder
         finally:

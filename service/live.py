@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,8 +11,9 @@ from models.artifact import Artifact
 from models.confidence.case import Seen
 from models.confidence.explain import explain
 from models.confidence.judge import Judge
-from models.decision import activate, in_order, largest_difference, unit_of_difference
+from models.decision import in_order
 from models.errors import ContractError
+from models.golden import deviation, read_golden
 from service.batcher import Batcher
 from service.errors import ModelLoadError
 from service.monitor import Monitor
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
     from service.decode import View
     from service.metrics import Metrics
     from service.runtime.port import Runtime
-
-# fp32 on another processor or library version moves a probability in the seventh digit; this is a thousand times that. Of a
-# regression it is a share of how far the golden outputs lie apart.
-GOLDEN_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -184,21 +179,16 @@ def load(path: Path, executor: Executor, plan: Plan, metrics: Metrics) -> LiveMo
 
 def _replay_golden(runtime: Runtime, artifact: Artifact, max_batch: int) -> UInt8Array:
     """Run the stored inputs and compare with the stored logits; the images are returned for warming up."""
-    manifest, temperature = artifact.manifest, artifact.confidence.temperature.value
+    manifest = artifact.manifest
     try:
-        with np.load(io.BytesIO(artifact.golden), allow_pickle=False) as stored:
-            images, expected = stored["images"], stored["logits"]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
-        raise ModelLoadError(f"{manifest.reference}: golden.npz cannot be read: {err}") from err
-    if not len(images) or len(images) != len(expected):
-        raise ModelLoadError(f"{manifest.reference}: golden.npz has {len(images)} images for {len(expected)} logits")
+        images, stored = read_golden(artifact)
+    except ContractError as err:
+        raise ModelLoadError(f"{manifest.reference}: {err}") from err
     parts = [runtime.run(images[start : start + max_batch]) for start in range(0, len(images), max_batch)]
     try:
-        wanted = activate(expected, manifest.task, temperature)
-        difference = largest_difference(activate(np.concatenate(parts), manifest.task, temperature), wanted)
+        difference, accepted = deviation(artifact, np.concatenate(parts), stored)
     except ValueError as err:
         raise ModelLoadError(f"{manifest.reference}: {err}") from err
-    accepted = GOLDEN_TOLERANCE * unit_of_difference(wanted, manifest.task)
     if difference > accepted:
         what = "value" if manifest.task == "regression" else "probability"
         raise ModelLoadError(

@@ -67,6 +67,17 @@ class Published:
     missing: dict[str, str]
 
 
+def require_model(registry: Registry, name: str) -> None:
+    """Refuse what names no model, before it becomes part of a path.
+
+    Raises:
+        UnknownModelError: If there is none of that name.
+    """
+    if not re.fullmatch(NAME_PATTERN, name) or not registry.versions(name):
+        known = ", ".join(registry.names()) or "none"
+        raise UnknownModelError(f"there is no model named {name!r:.80}; there are: {known}")
+
+
 class PublishedVersions:
     """Reads versions of a registry, and keeps the last few."""
 
@@ -126,9 +137,7 @@ class PublishedVersions:
         return _bytes(self.get(name, version), REPORT, "no report")
 
     def _path(self, name: str, version: int | None) -> Path:
-        if not re.fullmatch(NAME_PATTERN, name) or not self._registry.versions(name):
-            known = ", ".join(self._registry.names()) or "none"
-            raise UnknownModelError(f"there is no model named {name!r:.80}; there are: {known}")
+        require_model(self._registry, name)
         try:
             version = version or self._registry.aliases(name).production
         except ContractError as err:

@@ -14,6 +14,7 @@ from models.manifest import NAME_PATTERN
 from models.merging import check
 from models.recipe import Recipe
 from models.registry import parse_reference
+from models.trainer import PRETRAINED, PRODUCTION
 from service.datasets import FEEDBACK, locate
 from service.errors import (
     BadRequestError,
@@ -57,9 +58,7 @@ class RetrainRequest(BaseModel):
         description="name, name@version, allowed folder, or feedback; or several of them, which are merged",
     )
     recipe: dict[str, Any] = Field(default_factory=dict, description="any keys of a recipe, as in docs/training.md")
-    start_from: str = Field(
-        default="pretrained", description="pretrained; production, the model's version there; or name:version"
-    )
+    start_from: str = Field(default=PRETRAINED, description="pretrained; production, the model's version there; or name:version")
     promote: Literal["gate", "manual"] = Field(
         default="gate", description="gate: what passes the gate goes into production; manual: it waits as the candidate"
     )
@@ -182,14 +181,14 @@ def _pinned(reference: str, datasets: DatasetStore) -> str:
 
 def _pinned_start(asked: RetrainRequest, registry: Registry) -> str:
     """Where to start, with the version that is in production now."""
-    if asked.start_from == "pretrained":
+    if asked.start_from == PRETRAINED:
         return asked.start_from
     try:
-        if asked.start_from != "production" and parse_reference(asked.start_from)[1] is None:
+        if asked.start_from != PRODUCTION and parse_reference(asked.start_from)[1] is None:
             raise BadRequestError(
                 f"start_from is {asked.start_from!r:.80}; expected pretrained, production, or name:version with a number"
             )
-        name, version = registry.resolve(asked.model if asked.start_from == "production" else asked.start_from)
+        name, version = registry.resolve(asked.model if asked.start_from == PRODUCTION else asked.start_from)
     except NoSuchModelError as err:
         raise UnknownModelError(f"start_from: {err}") from err
     except ContractError as err:

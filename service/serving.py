@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from models.errors import SettingsError
-from service.logs import EXIT_SETTINGS, EXIT_UNAVAILABLE, configure
+from service.logs import EXIT_UNAVAILABLE, configure
 from service.parent import when_parent_ends
-from service.settings import Settings, read_settings
+from service.settings import Settings, read_settings_or_exit
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,11 +33,7 @@ _LOOK_S = 0.1
 
 def main() -> int:
     """Serve, and return the exit code: 69 where it never listened, 2 for settings."""
-    try:
-        settings = read_settings()
-    except SettingsError as err:
-        sys.stderr.write(f"{err}\n")
-        return EXIT_SETTINGS
+    settings = read_settings_or_exit()
     configure()
     return serve(settings)
 

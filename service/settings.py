@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import sys
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from pydantic_settings import NoDecode
 
 from models.errors import SettingsError, describe
 from models.settings import PREFIX, HomeSettings, variable
+from service.logs import EXIT_SETTINGS
 
 Priority = Literal["low", "normal"]
 
@@ -127,6 +129,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def read_settings_or_exit() -> Settings:
+    """As `read_settings`, for a process that begins: what is wrong with them goes to stderr, and the process ends with 2."""
+    try:
+        return read_settings()
+    except SettingsError as err:
+        sys.stderr.write(f"{err}\n")
+        raise SystemExit(EXIT_SETTINGS) from err
 
 
 def read_settings() -> Settings:

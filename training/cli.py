@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from models.recipe import Recipe
 from models.registry import Registry, parse_reference
 from models.settings import read_home_settings
+from models.trainer import EXIT_CHECKPOINTED, EXIT_INTERRUPTED
 from training import recipes
 from training.arguments import parse
 from training.errors import Preempted, TrainingError
-from training.failures import EXIT_CHECKPOINTED, EXIT_INTERRUPTED, failure_of
+from training.failures import failure_of
 from training.heartbeat import heartbeat
 from training.progress import is_main
 from training.stop import Stop

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from models.errors import ContractError, DatasetError, RecipeError
+from models.trainer import EXIT_DEFECT, EXIT_INPUT, EXIT_MEMORY, EXIT_SPACE
 from training.errors import DivergedError, LicenceError, StartError, TrainingError, WeightsUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# 70, 74 and 75 are those of sysexits: a defect, an error of input or output, and come again.
-EXIT_INPUT, EXIT_DEFECT, EXIT_MEMORY, EXIT_SPACE, EXIT_CHECKPOINTED, EXIT_INTERRUPTED = 2, 70, 71, 74, 75, 130
 Code = Literal[
     "invalid_dataset",
     "invalid_recipe",
@@ -39,8 +38,7 @@ _KINDS: tuple[tuple[type[Exception], Code], ...] = (
     (TrainingError, "training_error"),
     (OSError, "training_error"),
 )
-# What torch's allocators, ONNX Runtime and the CUDA libraries say.
-# The last is what the loader says where a library does not fit.
+# What torch's allocators, ONNX Runtime and the CUDA libraries say; last the loader, where a library does not fit.
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",

@@ -6,11 +6,9 @@ whatever else the machine does meets both.
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,10 +18,13 @@ import numpy as np
 
 from models.artifact import MODEL, Artifact
 from models.contest import Measured
-from models.decision import activate, largest_difference, unit_of_difference
+from models.decision import activate
+from models.errors import ArtifactError
 from models.gate import decide
+from models.golden import deviation, read_golden
 from models.holdout import Holdout
 from models.preprocess import load_image
+from training.confidence.self_tests import PARITY_TEST
 from training.errors import TrainingError
 from training.export import open_session
 from training.progress import progress, say
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from models.gate_report import GateReport
     from models.registry import Registry
 
-# As the service asks of a version before it may answer.
-GOLDEN_TOLERANCE = 1e-3
-PARITY_TEST = "exported graph"
 _BATCH = 64
 # Pairs of single images that are timed in a round, and how many rounds a candidate that seems slow gets: a machine that
 # does something else for a moment makes one round slow, and a slow network all of them.
@@ -136,19 +134,15 @@ class _Contestant:
 
     def _golden(self) -> str | None:
         """Why its golden outputs are not met, in a sentence; None where they are."""
-        manifest, temperature = self.manifest, self.artifact.confidence.temperature.value
+        reference = self.manifest.reference
         try:
-            with np.load(io.BytesIO(self.artifact.golden), allow_pickle=False) as stored:
-                images, expected = stored["images"], stored["logits"]
-            wanted = activate(expected, manifest.task, temperature)
-            found = activate(self.logits(images), manifest.task, temperature)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
-            return f"The golden inputs of {manifest.reference} cannot be replayed: {err}"
-        difference = largest_difference(found, wanted)
-        accepted = GOLDEN_TOLERANCE * unit_of_difference(wanted, manifest.task)
+            images, stored = read_golden(self.artifact)
+            difference, accepted = deviation(self.artifact, self.logits(images), stored)
+        except (ArtifactError, ValueError) as err:
+            return f"The golden inputs of {reference} cannot be replayed: {err}"
         if difference <= accepted:
             return None
-        return f"{manifest.reference} does not reproduce its golden outputs: {difference:.2g} apart, {accepted:.2g} is accepted"
+        return f"{reference} does not reproduce its golden outputs: {difference:.2g} apart, {accepted:.2g} is accepted"
 
     def seconds(self, image: npt.NDArray[np.uint8]) -> float:
         """How long one image takes, alone."""

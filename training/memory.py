@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+from models.control_groups import CGROUPS, PROC, memory_groups
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 # Of each version of control groups: the limit, what is used, and what of that is cache that can be dropped.
 _VERSIONS = (
     ("memory.max", "memory.current", "inactive_file"),
@@ -32,7 +36,7 @@ def available_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 def _allowed(proc: Path, cgroups: Path) -> list[int]:
     """What each control group above this process has left; none where there is no limit."""
     left = []
-    for folder in _folders(proc, cgroups):
+    for folder in memory_groups(proc, cgroups):
         for limit, used, cache in _VERSIONS:
             try:
                 statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
@@ -41,19 +45,3 @@ def _allowed(proc: Path, cgroups: Path) -> list[int]:
             except (OSError, KeyError, ValueError):  # not of this version, or no limit ("max")
                 continue
     return left
-
-
-def _folders(proc: Path, cgroups: Path) -> list[Path]:
-    """The control groups of this process and all above them; in a container only the top one is to be seen."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    found = [cgroups, cgroups / "memory"]
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers in {"", "memory"}:
-            top = cgroups / controllers
-            inner = top / path.lstrip("/")
-            found += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(top)]
-    return list(dict.fromkeys(found))

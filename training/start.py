@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from models.errors import UnknownModelError
 from models.registry import parse_reference
+from models.trainer import PRETRAINED, PRODUCTION
 from training.errors import StartError
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
     from models.recipe import Recipe
     from models.registry import Registry
-
-PRETRAINED, PRODUCTION = "pretrained", "production"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.dataset import scan
 from models.errors import DatasetError, HoldoutError, RecipeError
 from models.holdout import Holdout
-from models.manifest import NAME_PATTERN
 from models.recipe import Recipe
 from service.api.openapi import problems
 from service.datasets import locate
-from service.errors import InvalidDatasetError, InvalidRecipeError, UnknownModelError
+from service.errors import InvalidDatasetError, InvalidRecipeError
+from service.published import require_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +54,7 @@ def holdout_router(engine: EngineRef) -> APIRouter:
     )
     def put_holdout(name: str, asked: HoldoutRequest) -> HoldoutCard:
         here = engine.get()
-        if not re.fullmatch(NAME_PATTERN, name) or not here.registry.versions(name):
-            raise UnknownModelError(f"there is no model named {name!r:.80}")
+        require_model(here.registry, name)
         try:
             recipe = Recipe.from_mapping(asked.recipe)
             if recipe.label_pattern is not None or recipe.weights is not None:

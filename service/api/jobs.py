@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
-from models.gate_report import GateReport
+from models.gate_report import GateReport  # noqa: TC001 - pydantic reads the annotation
 from service.api.openapi import problems
 from service.errors import BadRequestError, QueueFullError, UnknownJobError
 from service.jobs.folder import JobFolder
@@ -197,7 +197,7 @@ def _detail(job: Job, folder: JobFolder) -> JobDetail:
         recipe=job.spec.recipe.model_dump(exclude_defaults=True),
         progress=Progress.model_validate(progress) if progress else None,
         epochs=epochs,
-        gate=_report(folder),
+        gate=folder.report(),
     )
 
 
@@ -205,13 +205,6 @@ def _seconds_left(progress: dict[str, Any], epochs: list[dict[str, Any]], planne
     """What is left of this epoch, and the ones after it as long as the last one was."""
     rest = float(progress.get("seconds_left", 0.0))
     return round(rest + max(0, planned - len(epochs) - 1) * float(epochs[-1].get("seconds", 0.0)), 1)
-
-
-def _report(folder: JobFolder) -> GateReport | None:
-    try:
-        return GateReport.model_validate_json(folder.gate.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 async def _counted(engine: Engine, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

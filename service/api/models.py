@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from models.errors import ContractError
-from models.manifest import NAME_PATTERN, summary
+from models.manifest import summary
 from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
 from service.api.promotion import etag
-from service.errors import UnknownModelError
+from service.published import require_model
 
 if TYPE_CHECKING:
     from models.confidence.schema import Confidence
@@ -89,8 +88,7 @@ def models_router(engine: EngineRef) -> APIRouter:
     @router.get("/models/{name}", summary="One model: task, labels, versions, scores")
     def show_model(name: str, response: Response) -> ModelDetail:
         here = engine.get()
-        if not re.fullmatch(NAME_PATTERN, name) or not here.registry.versions(name):
-            raise UnknownModelError(f"there is no model named {name!r}; there are: {', '.join(here.registry.names()) or 'none'}")
+        require_model(here.registry, name)
         fields = _summary(here, name)
         with contextlib.suppress(ContractError):
             response.headers["etag"] = etag(here.registry.aliases(name))

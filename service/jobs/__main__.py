@@ -13,7 +13,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from models.dataset_store import DatasetStore
-from models.errors import SettingsError
 from models.registry import Registry
 from service.datasets import locate
 from service.errors import JobsBrokenError, JobsUnreadableError
@@ -24,9 +23,9 @@ from service.jobs.store import JobStore
 from service.jobs.supervisor import Rules, Supervisor
 from service.jobs.trainer import Limits, SubprocessTrainer
 from service.jobs.watch import Patience
-from service.logs import EXIT_SETTINGS, EXIT_UNAVAILABLE, configure
+from service.logs import EXIT_UNAVAILABLE, configure
 from service.parent import when_parent_ends
-from service.settings import read_settings
+from service.settings import read_settings_or_exit
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -38,11 +37,7 @@ _LOCK_S = 5.0
 
 def main() -> int:
     """Run jobs, and return the exit code: 0 after TERM, 1 where it may go better another time, 2 and 69 where it will not."""
-    try:
-        settings = read_settings()
-    except SettingsError as err:
-        sys.stderr.write(f"{err}\n")
-        return EXIT_SETTINGS
+    settings = read_settings_or_exit()
     configure()
     stop, leave = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

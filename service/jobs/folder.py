@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 
 from models.artifact import write_synced
+from models.gate_report import GateReport
+from service.lines import append_line, open_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,13 +63,15 @@ class JobFolder:
         write_synced(self.recipe, "".join(lines).encode())
 
     def tell(self, event: str, **fields: Any) -> None:
-        """Append an event, whole or not at all, and on the disk when this returns."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Append an event, on the disk when this returns.
+
+        Raises:
+            OSError: If it could not be written whole.
+        """
         line = to_json({"time": round(time.time(), 3), "event": event, **fields}, inf_nan_mode="null") + b"\n"
-        descriptor = os.open(self.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = open_lines(self.events)
         try:
-            os.write(descriptor, self._after_torn_line() + line)
-            os.fsync(descriptor)
+            append_line(descriptor, line)
         finally:
             os.close(descriptor)
 
@@ -111,16 +115,12 @@ class JobFolder:
         """Delete all of it."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _after_torn_line(self) -> bytes:
-        """A line's end, where a writer died before it."""
+    def report(self) -> GateReport | None:
+        """What the gate wrote; None where it wrote nothing that can be read."""
         try:
-            with self.events.open("rb") as file:
-                if file.seek(0, os.SEEK_END) == 0:
-                    return b""
-                file.seek(-1, os.SEEK_END)
-                return b"" if file.read(1) == b"\n" else b"\n"
-        except FileNotFoundError:
-            return b""
+            return GateReport.model_validate_json(self.gate.read_bytes())
+        except (OSError, ValueError):
+            return None
 
 
 def _parsed(end: int, line: bytes) -> Iterator[Event]:

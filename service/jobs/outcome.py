@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from models.trainer import EXIT_CHECKPOINTED, EXIT_DEFECT, EXIT_INPUT, EXIT_MEMORY, EXIT_SPACE
+
 if TYPE_CHECKING:
     from service.jobs.folder import Event, JobFolder
 
-# As `python -m training` exits.
-_STOPPED = 75
-_CODES = {2: "training_error", 70: "internal", 71: "out_of_memory", 74: "no_space"}
+_CODES = {EXIT_INPUT: "training_error", EXIT_DEFECT: "internal", EXIT_MEMORY: "out_of_memory", EXIT_SPACE: "no_space"}
 _LAST_WORDS_BYTES, _LAST_WORDS_LINES = 4096, 5
 
 
@@ -56,7 +56,7 @@ def outcome_of_fit(folder: JobFolder, exit_code: int | None) -> Outcome:
         outcome = _outcome(event, outcome)
     if outcome is not None:
         return outcome
-    if exit_code == _STOPPED:
+    if exit_code == EXIT_CHECKPOINTED:
         return Stopped()
     words = last_words(folder)
     code = _CODES.get(exit_code or 0)

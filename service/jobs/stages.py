@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
 from typing import TYPE_CHECKING
 
 from models.errors import ConflictError, ContractError
-from models.gate_report import GateReport
+from models.trainer import EXIT_CHECKPOINTED
 from service.jobs.outcome import Died, Failed, Fitted, Outcome, Stopped, last_words
 
 if TYPE_CHECKING:
+    from models.gate_report import GateReport
     from service.jobs.desk import Desk
     from service.jobs.schema import Job
 
@@ -20,7 +22,7 @@ _OVER = {
 }
 _NO_MEMORY = "the system ended the trainer, which used more memory than there is"
 # Nobody saw it, or a signal, or the checkpoint that a signal asks for: it was ended, and did not end.
-_FROM_OUTSIDE = {None, 75, -9, -15}
+_FROM_OUTSIDE = {None, EXIT_CHECKPOINTED, -signal.SIGKILL, -signal.SIGTERM}
 
 
 def after_fit(desk: Desk, job: Job, outcome: Outcome, over: str | None, *, is_memory: bool, is_last: bool) -> None:
@@ -103,8 +105,5 @@ def publish(desk: Desk, job: Job) -> None:
 
 def read_report(desk: Desk, job: Job) -> GateReport | None:
     """What the gate wrote of this job's version; None where it wrote nothing that can be read."""
-    try:
-        report = GateReport.model_validate_json(desk.folder(job).gate.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return report if report.candidate == job.version else None
+    report = desk.folder(job).report()
+    return report if report is not None and report.candidate == job.version else None

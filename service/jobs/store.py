@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BUSY_S = 10.0
-_ACTIVE = ", ".join(f"'{state}'" for state in ACTIVE)
+_ACTIVE, _FINAL = (", ".join(f"'{state}'" for state in states) for states in (ACTIVE, FINAL))
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -247,16 +247,14 @@ class JobStore:
 
     def surplus(self, keep: int) -> list[str]:
         """The ids of jobs that have ended, but for the newest `keep`."""
-        marks = ", ".join("?" * len(FINAL))
-        found = f"SELECT id FROM jobs WHERE state IN ({marks}) ORDER BY number DESC LIMIT -1 OFFSET ?"
+        found = f"SELECT id FROM jobs WHERE state IN ({_FINAL}) ORDER BY number DESC LIMIT -1 OFFSET ?"
         with self._connected() as database:
-            return [row["id"] for row in database.execute(found, (*FINAL, keep)).fetchall()]
+            return [row["id"] for row in database.execute(found, (keep,)).fetchall()]
 
     def forget(self, identity: str) -> None:
         """Delete a job that has ended."""
-        marks = ", ".join("?" * len(FINAL))
         with self._writing() as database:
-            database.execute(f"DELETE FROM jobs WHERE id = ? AND state IN ({marks})", (identity, *FINAL))
+            database.execute(f"DELETE FROM jobs WHERE id = ? AND state IN ({_FINAL})", (identity,))
 
     def _get(self, database: sqlite3.Connection, identity: str) -> Job:
         return _job(database.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (identity,)).fetchone())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from models.control_groups import PROC, memory_groups
 from service.cores import available_cores
 from service.jobs.process import identify
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _NICEST = 19
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Trainer(Protocol):
@@ -134,24 +134,9 @@ class SubprocessTrainer:
 
 
 def _oom_kills() -> int:
-    """How many processes of this control group the kernel has ended for want of memory; 0 where it does not say."""
-    for folder, file in ((_CGROUPS, "memory.events"), (_CGROUPS / "memory", "memory.oom_control")):
-        try:
-            fields = dict(line.split() for line in (folder / _own_group() / file).read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        if "oom_kill" in fields:
-            return int(fields["oom_kill"])
-    with contextlib.suppress(OSError, ValueError):
-        # Of the whole machine, where the group does not say.
-        return int(dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines()).get("oom_kill", 0))
+    """How many processes the kernel has ended for want of memory: of this group, else of the machine; 0 if it is silent."""
+    files = [folder / file for folder in memory_groups() for file in ("memory.events", "memory.oom_control")]
+    for file in (*files, PROC / "vmstat"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return int(dict(line.split() for line in file.read_text().splitlines())["oom_kill"])
     return 0
-
-
-def _own_group() -> str:
-    """The path of this process's control group for memory, relative to the mount; empty in a container."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in {"", "memory"} and path != "/":
-            return path.lstrip("/")
-    return ""
