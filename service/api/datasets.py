@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from models.dataset_card import VERSION_PATTERN, DatasetCard
 from service.api.openapi import problems
+from service.audit import note
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -79,6 +80,7 @@ def datasets_router(engine: EngineRef) -> APIRouter:
     )
     async def put_dataset(name: str, request: Request) -> Response:
         card, is_new = await engine.get().datasets.upload(name, request)
+        note(version=card.version, fingerprint=card.fingerprint)
         location = {"location": f"{_PREFIX}{card.name}?version={card.version}"}
         return Response(card.model_dump_json(), 201 if is_new else 200, location, "application/json")
 

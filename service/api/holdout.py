@@ -13,6 +13,7 @@ from models.errors import DatasetError, HoldoutError, RecipeError
 from models.holdout import Holdout
 from models.recipe import Recipe
 from service.api.openapi import problems
+from service.audit import note
 from service.datasets import locate
 from service.errors import InvalidDatasetError, InvalidRecipeError
 from service.published import require_model
@@ -67,6 +68,7 @@ def holdout_router(engine: EngineRef) -> APIRouter:
             raise InvalidDatasetError(str(err)) from err
         if held is None:
             raise InvalidDatasetError(f"{asked.dataset} holds no image to compare by")
+        note(sha256=held.sha256)
         return HoldoutCard(name=name, sha256=held.sha256, images=len(held.index.images), labels=list(dataset.labels))
 
     return router

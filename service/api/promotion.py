@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Header, Response
@@ -14,6 +15,7 @@ from models.errors import UnknownModelError as NoSuchModelError
 from models.gate_report import GateReport  # noqa: TC001 - FastAPI reads the annotation
 from models.manifest import NAME_PATTERN
 from service.api.openapi import problems
+from service.audit import note
 from service.errors import (
     BadRequestError,
     ConflictError,
@@ -26,7 +28,7 @@ from service.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from models.registry import Aliases
+    from models.registry import Aliases, Registry
     from service.engine import EngineRef
 
 _TAG = re.compile(r'(?:W/)?"(\d{1,18})"|\*')
@@ -63,12 +65,13 @@ def promotion_router(engine: EngineRef) -> APIRouter:
     @router.post("/models/{name}/promote", summary="Put a version into production", responses=problems(409, 412))
     def promote(name: str, asked: PromoteRequest, response: Response, if_match: IfMatch = None) -> AliasCard:
         registry, expected = engine.get().registry, _expected(if_match)
-        return _move(name, response, if_match, lambda: registry.promote(name, asked.version, expected_epoch=expected))
+        move = partial(registry.promote, version=asked.version, expected_epoch=expected)
+        return _move(registry, name, response, if_match, move)
 
     @router.post("/models/{name}/rollback", summary="Put the version before into production", responses=problems(409, 412))
     def rollback(name: str, response: Response, if_match: IfMatch = None) -> AliasCard:
         registry, expected = engine.get().registry, _expected(if_match)
-        return _move(name, response, if_match, lambda: registry.rollback(name, expected_epoch=expected))
+        return _move(registry, name, response, if_match, partial(registry.rollback, expected_epoch=expected))
 
     @router.get("/models/{name}/versions/{version}/gate", summary="How a version compared with production")
     def show_gate(name: str, version: int) -> GateReport:
@@ -91,16 +94,18 @@ def _expected(if_match: str | None) -> int | None:
     return int(found[1]) if found[1] else None
 
 
-def _move(name: str, response: Response, if_match: str | None, move: Callable[[], Aliases]) -> AliasCard:
+def _move(registry: Registry, name: str, response: Response, if_match: str | None, move: Callable[[str], Aliases]) -> AliasCard:
     _check_name(name)
     try:
-        aliases = move()
+        before = registry.aliases(name).production
+        aliases = move(name)
     except NoSuchModelError as err:
         raise UnknownModelError(str(err)) from err
     except NoEarlierVersionError as err:
         raise NothingToRollBackError(str(err)) from err
     except AliasMovedError as err:
         raise (ConflictError if if_match is None else PreconditionFailedError)(str(err)) from err
+    note(from_version=before, to_version=aliases.production)
     response.headers["etag"] = etag(aliases)
     return AliasCard(
         name=name,

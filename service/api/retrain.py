@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from service.api.answer import logged_problem
 from service.api.jobs import job_card
+from service.audit import note
 from service.errors import NoSupervisorError, ServiceError
 from service.jobs.store import Asker
 from service.logs import key_id
@@ -31,6 +32,7 @@ async def answer_retrain(engine: Engine, received: RetrainCall | ServiceError) -
         job = await asyncio.to_thread(_accept, engine, received, key_id.get() or "-")
     except Exception as err:  # noqa: BLE001 - whatever it is becomes an answer
         return logged_problem(err).response()
+    note(job=job.id, model=job.spec.model, dataset=" ".join(job.spec.dataset))
     headers = {"location": f"/jobs/{job.id}", "retry-after": str(_LOOK_AGAIN_S)}
     body: dict[str, Any] = job_card(job).model_dump()
     return Response(to_json(body), 202, headers, "application/json")

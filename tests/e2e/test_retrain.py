@@ -163,7 +163,7 @@ def test_cancelled_job_ends_soon_and_leaves_nothing(client: httpx.Client, colour
 
 
 def test_bentoml_client_retrains_and_several_data_sets_are_merged(
-    server: Server, client: httpx.Client, colours: str, tmp_path: Path
+    server: Server, client: httpx.Client, colours: str, home: Path, tmp_path: Path
 ) -> None:
     upload(client, "more", write_colours(tmp_path / "more", {"": 10}, seed=3))
     with bentoml.SyncHTTPClient(server.url) as caller:
@@ -187,6 +187,13 @@ def test_bentoml_client_retrains_and_several_data_sets_are_merged(
     moved = client.post("/models/by-client/promote", json={"version": 1}, headers={"if-match": tag})
     assert (moved.status_code, moved.json()["production"]) == (200, 1)
     assert moved.headers["etag"] != tag
+    lines = [json.loads(line) for line in (home / "audit.jsonl").read_text().splitlines()]
+    (asked,) = [line for line in lines if line.get("job") == ended["id"]]
+    assert (asked["model"], asked["dataset"]) == ("by-client", " ".join(ended["dataset"]))
+    last = [line for line in lines if line["action"] == "POST /models/{name}/promote"][-1]
+    assert (last["object"], last["from_version"], last["to_version"]) == ("by-client", None, 1)
+    stored = [line for line in lines if line["action"] == "PUT /datasets/{name}" and line["object"] == "more"][-1]
+    assert f"more@{stored['version']}" in ended["dataset"]
     server.wait_for_version("by-client", 1, 10)
     nothing = client.post("/models/by-client/rollback")
     assert (nothing.status_code, nothing.json()["code"]) == (409, "nothing_to_roll_back")
