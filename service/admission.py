@@ -9,6 +9,7 @@ ALLOW_UNAUTHENTICATED        opens inference and reading models to those who sho
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -144,6 +145,7 @@ def _token(headers: Headers) -> bytes | None:
     return given[len(_BEARER) :].strip() if given[: len(_BEARER)].lower() == _BEARER else None
 
 
+@lru_cache(maxsize=256)
 def _host(value: bytes) -> str:
     """The host name of an origin, or of `//host:port`; empty where there is none."""
     try:

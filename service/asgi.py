@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from service.app import Classifier, beside, engine, is_beside
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+from service.app import Classifier, direct, engine, guarded
+from service.bento import without_layers
 
 __all__ = ["application", "engine"]
 
-
-def past_timer(service: ASGIApp) -> ASGIApp:
-    """Lead what its timer would cut past BentoML, and everything else to it."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await (beside if is_beside(scope) else service)(scope, receive, send)
-
-    return answer
-
-
-application = past_timer(Classifier.to_asgi())  # type: ignore[attr-defined]
+application = guarded(direct(without_layers(Classifier.to_asgi())))  # type: ignore[attr-defined]

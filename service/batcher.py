@@ -1,13 +1,16 @@
 """Batches from concurrent requests: whatever waits when a lane is free runs together.
 
-There is no window to wait for: a lone request leaves at once, and under load the batch is what came meanwhile. All state
-belongs to the event loop, so there are no locks; only `run` happens in threads. Knows neither images nor HTTP.
+There is no window to wait for: a lone request leaves at once, and under load the batch is what came meanwhile. A lane takes its
+batch itself, in its own thread, at the moment it begins: nothing waits for the event loop to hand it on, and what was given up by
+then is not run. After each batch a lane goes to the end of the executor's queue, so batchers that share one take turns. Knows
+neither images nor HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_LOOK_S = 0.01
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
+        run: Callable[[Sequence[Item]], Sequence[Result | Exception]],
         executor: Executor,
         *,
         max_batch: int,
@@ -43,19 +47,22 @@ class Batcher(Generic[Item, Result]):
         """Take the function that runs a batch.
 
         Args:
-            run: Items to results, one each, in order. Called in `executor`, never on the event loop.
+            run: Items to results, or what went wrong with an item, one each, in order. Called in `executor`, never on the
+                event loop.
             executor: Threads, at least `lanes`; several batchers may share it.
             max_batch: Most items run together.
             lanes: Most batches in flight.
-            on_taken: Told of each batch: its size and the seconds that each of its items waited.
+            on_taken: Told of each batch, in its lane: its size and the seconds that each of its items waited.
         """
         self._run = run
         self._executor = executor
         self._max_batch = max_batch
-        self._free_lanes = lanes
+        self._lanes = lanes
         self._on_taken = on_taken
         self._waiting: deque[_Waiting[Item, Result]] = deque()
-        self._in_flight: set[asyncio.Task[None]] = set()
+        # Lanes that are at work or about to be. The lock is held for a few instructions, never while anything runs.
+        self._busy = 0
+        self._lock = threading.Lock()
 
     async def submit(self, item: Item) -> Result:
         """Answer one item. Cancelling the call takes the item out of the queue.
@@ -65,8 +72,12 @@ class Batcher(Generic[Item, Result]):
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting[Item, Result](item, loop.create_future(), time.monotonic())
-        self._waiting.append(waiting)
-        self._pump()
+        with self._lock:
+            self._waiting.append(waiting)
+            is_lane_free = self._busy < self._lanes
+            self._busy += is_lane_free
+        if is_lane_free:
+            self._executor.submit(self._work, loop)
         return await waiting.answer
 
     def oldest_wait_s(self) -> float:
@@ -78,55 +89,59 @@ class Batcher(Generic[Item, Result]):
 
     async def drain(self) -> None:
         """Wait until nothing waits or runs."""
-        while self._in_flight:
-            await asyncio.wait(self._in_flight)
+        while self._busy:
+            await asyncio.sleep(_LOOK_S)
 
-    def _pump(self) -> None:
-        while self._free_lanes and (batch := self._take()):
-            self._free_lanes -= 1
-            task = asyncio.get_running_loop().create_task(self._run_batch(batch))
-            self._in_flight.add(task)
-            task.add_done_callback(self._finish)
-
-    def _finish(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
-        self._free_lanes += 1
-        self._pump()
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run one batch in a lane, and come again if there is more."""
+        try:
+            batch = self._take()
+            if batch:
+                self._deliver(loop, batch, self._results(batch))
+        finally:
+            with self._lock:
+                is_more = bool(self._waiting)
+                self._busy -= not is_more
+            if is_more:
+                self._executor.submit(self._work, loop)
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         """The oldest items whose callers still want them; what was given up is never run."""
         batch: list[_Waiting[Item, Result]] = []
-        while self._waiting and len(batch) < self._max_batch:
-            waiting = self._waiting.popleft()
-            if not waiting.answer.done():
-                batch.append(waiting)
+        with self._lock:
+            while self._waiting and len(batch) < self._max_batch:
+                waiting = self._waiting.popleft()
+                if not waiting.answer.done():
+                    batch.append(waiting)
         if batch:
             now = time.monotonic()
             self._on_taken(len(batch), [now - waiting.since for waiting in batch])
         return batch
 
-    async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+    def _results(self, batch: Sequence[_Waiting[Item, Result]]) -> Sequence[Result | Exception]:
         """Run a batch; where it fails, run its items one by one, so that an error reaches only the one it belongs to."""
         try:
-            results = await self._call([waiting.item for waiting in batch])
+            results = self._run([waiting.item for waiting in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"the batch function gave {len(results)} results for {len(batch)} items")
         except Exception as err:  # noqa: BLE001 - whatever it is, it belongs to the callers and must not end the lane
-            if len(batch) == 1:
-                _fail(batch[0].answer, err)
-                return
-            for waiting in batch:
-                await self._run_batch([waiting])
-            return
-        for waiting, result in zip(batch, results, strict=True):
-            if not waiting.answer.done():
-                waiting.answer.set_result(result)
-
-    async def _call(self, items: list[Item]) -> Sequence[Result]:
-        results = await asyncio.get_running_loop().run_in_executor(self._executor, self._run, items)
-        if len(results) != len(items):
-            raise RuntimeError(f"the batch function gave {len(results)} results for {len(items)} items")
+            return [err] if len(batch) == 1 else [self._results([waiting])[0] for waiting in batch]
         return results
 
+    @staticmethod
+    def _deliver(
+        loop: asyncio.AbstractEventLoop, batch: Sequence[_Waiting[Item, Result]], results: Sequence[Result | Exception]
+    ) -> None:
+        # A loop that was closed has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_answer, batch, results)
 
-def _fail(answer: asyncio.Future[Any], error: Exception) -> None:
-    with contextlib.suppress(asyncio.InvalidStateError):
-        answer.set_exception(error)
+
+def _answer(batch: Sequence[_Waiting[Any, Any]], results: Sequence[Any]) -> None:
+    for waiting, result in zip(batch, results, strict=True):
+        if waiting.answer.done():
+            continue
+        if isinstance(result, Exception):
+            waiting.answer.set_exception(result)
+        else:
+            waiting.answer.set_result(result)

@@ -8,7 +8,10 @@
 4. A method that returns a Starlette `Response` answers with it.
 5. An application mounted at `/` is asked before BentoML's own `/` and `/metrics`, and passes on what it does not know.
 6. `traffic.timeout` counts from a request's first byte, the time in which its body arrives included, and cuts what has not
-   begun to answer by then; mounted routes too. `service.asgi` leads uploads past it; `bentoml serve` cannot.
+   begun to answer by then; mounted routes too. Each timer stands until it fires, whether or not its request is answered.
+   `without_layers` takes it out, and the tracer, which costs time when it is off; `bentoml serve` has both. Our guard goes
+   with them: it is put around everything instead.
+7. `to_asgi()` is a Starlette application whose `user_middleware` is not yet in use.
 """
 
 from __future__ import annotations
@@ -35,25 +38,40 @@ from service.errors import ServiceError
 from service.retraining import RetrainCall, read_retrain
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
     from starlette.requests import Request
 
     from service.engine import EngineRef
 
 TIMEOUT_S = 300
+_NOT_NEEDED = {"TimeoutMiddleware", "OpenTelemetryMiddleware", "Guard"}
 Call = TypeVar("Call")
 File = Annotated[Any, WithJsonSchema({"type": "file", "format": "image"})]
 # Everything of BentoML's that costs a request time or shows it to others is off; ours is in `guard` and `metrics`.
 SERVICE_OPTIONS: dict[str, Any] = {
     "name": "candor",
     "workers": 1,
-    # A timer that is never cancelled stands for each request until this is over, so a day of it would be a leak. The first
-    # byte of an answer satisfies it, and our own deadline is sooner.
+    # For `bentoml serve`, where a timer stands for each request until this is over: a day of it would be a leak. The first byte
+    # of an answer satisfies it, and our own deadline is sooner.
     "traffic": {"timeout": TIMEOUT_S},
     "metrics": {"enabled": False},
     "logging": {"access": {"enabled": False}},
     "tracing": {"excluded_urls": ".*"},
     "monitoring": {"enabled": False},
 }
+
+
+def without_layers(app: Starlette) -> Starlette:
+    """Take out what BentoML puts round every request and nobody needs here: see 6.
+
+    Raises:
+        RuntimeError: If it is not there: this is another BentoML than the one that was tried.
+    """
+    kept = [layer for layer in app.user_middleware if getattr(layer.cls, "__name__", "") not in _NOT_NEEDED]
+    if len(kept) != len(app.user_middleware) - len(_NOT_NEEDED):
+        raise RuntimeError(f"BentoML's layers are {app.user_middleware}, expected {', '.join(sorted(_NOT_NEEDED))} among them")
+    app.user_middleware = kept
+    return app
 
 
 class Received(Generic[Call]):

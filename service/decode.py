@@ -1,4 +1,4 @@
-"""Bytes to pixels in a bounded pool of threads: libjpeg and Pillow let go of the interpreter while they work."""
+"""Bytes to pixels, in the caller's thread or in a bounded pool: libjpeg and Pillow let go of the interpreter while they work."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from models.preprocess import Limits, load_image, seen_box
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from models.manifest import Manifest
     from models.preprocess import UInt8Array
     from service.metrics import Metrics
+
+Decoded = TypeVar("Decoded")
 
 
 @dataclass(frozen=True)
@@ -33,33 +37,35 @@ class Decoder:
         self._limits = limits
         self._metrics = metrics
 
-    async def decode(self, data: bytes, manifest: Manifest) -> UInt8Array:
-        """Turn a file's bytes into the input of a version: uint8 `[H, W, 3]`.
+    def decode(self, data: bytes, manifest: Manifest) -> UInt8Array:
+        """Turn a file's bytes into the input of a version, uint8 `[H, W, 3]`, in this thread.
 
         Raises:
             ImageError: As `models.preprocess.load_image`.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, data, manifest)
-
-    async def view(self, data: bytes, manifest: Manifest) -> View:
-        """The same, with the part of the image that it is.
-
-        Raises:
-            ImageError: As `models.preprocess.load_image`.
-        """
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._view, data, manifest)
-
-    def close(self) -> None:
-        """Stop the threads; what is being decoded is finished."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _decode(self, data: bytes, manifest: Manifest) -> UInt8Array:
         started = time.perf_counter()
         size = manifest.input
         image = load_image(data, manifest.preprocessing, size.height, size.width, self._limits)
         self._metrics.decode_duration.observe(time.perf_counter() - started)
         return image
 
-    def _view(self, data: bytes, manifest: Manifest) -> View:
-        pixels, size = self._decode(data, manifest), manifest.input
+    def view(self, data: bytes, manifest: Manifest) -> View:
+        """The same, with the part of the image that it is.
+
+        Raises:
+            ImageError: As `models.preprocess.load_image`.
+        """
+        pixels, size = self.decode(data, manifest), manifest.input
         return View(pixels, seen_box(data, manifest.preprocessing, size.height, size.width, self._limits))
+
+    async def apart(self, decode: Callable[[], Decoded]) -> Decoded:
+        """Call one of the above in the pool.
+
+        Raises:
+            ImageError: As what is called.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._pool, decode)
+
+    def close(self) -> None:
+        """Stop the threads; what is being decoded is finished."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -27,7 +27,7 @@ from service.feedback.keeper import Keeper
 from service.feedback.room import Bounds as FeedbackBounds
 from service.feedback.room import Room
 from service.feedback.store import FeedbackStore
-from service.forward import Forward
+from service.forward import Forward, is_about_jobs
 from service.inputs import BodyLimits
 from service.jobs.place import JOBS, SUPERVISOR_LOCK
 from service.jobs.process import is_locked
@@ -90,6 +90,10 @@ class Engine:
     def has_supervisor(self) -> bool:
         """Whether a process runs the jobs."""
         return is_locked(self.settings.jobs_root / SUPERVISOR_LOCK)
+
+    def elsewhere(self, path: str) -> Forward | None:
+        """What answers a path in another service; None where this one does."""
+        return self.forward if self.forward is not None and is_about_jobs(path) else None
 
     def _needed_by(self, data: Path) -> str | None:
         """Which job has yet to train on a data set."""

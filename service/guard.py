@@ -69,7 +69,8 @@ class Guard:
         engine.metrics.in_flight.inc()
         try:
             await self._admit(engine, scope, found, entry)
-            await self._app(scope, body.receive, answer.send)
+            app = engine.elsewhere(scope["path"]) or self._app
+            await app(scope, body.receive, answer.send)
         except ServiceError as err:
             await answer.replace(problem_of(err).response())
         except Exception as err:

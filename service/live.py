@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from models.confidence.case import Seen
 from models.confidence.explain import explain
 from models.confidence.judge import Judge
 from models.decision import in_order
-from models.errors import ContractError
+from models.errors import ContractError, ImageError
 from models.golden import deviation, read_golden
+from models.preprocess import UInt8Array
 from service.batcher import Batcher
 from service.errors import ModelLoadError
 from service.monitor import Monitor
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from models.confidence.explanation import Explanation
     from models.confidence.judge import Trust
     from models.manifest import Manifest
-    from models.preprocess import UInt8Array
     from service.decode import View
     from service.metrics import Metrics
     from service.runtime.port import Runtime
@@ -51,9 +52,13 @@ class Judged:
     trust: Trust
 
 
+# Pixels uint8 `[H, W, 3]`, or what decodes them when a lane has come to them.
+Image = UInt8Array | Callable[[], UInt8Array]
+
+
 @dataclass(frozen=True)
 class _Question:
-    view: View
+    view: View | Callable[[], View]
     ask: Ask
 
 
@@ -71,8 +76,12 @@ class LiveModel:
         # [K] in the labels' order, once and not at every answer
         self.thresholds = None if thresholds is None else in_order(thresholds, manifest.labels)
         self.monitor = Monitor(manifest.name, judge.confidence.reference, metrics)
-        self._metrics = metrics
-        self._batcher: Batcher[UInt8Array, Judged] = Batcher(
+        self.decodes_in_lane = plan.decodes_in_lane
+        self._inference_duration = metrics.inference_duration.labels(manifest.name)
+        self._explain_duration = metrics.explain_duration.labels(manifest.name)
+        self._batch_size = metrics.batch_size.labels(manifest.name)
+        self._queue_duration = metrics.queue_duration.labels(manifest.name)
+        self._batcher: Batcher[Image, Judged] = Batcher(
             self._run, executor, max_batch=plan.max_batch, lanes=plan.lanes, on_taken=self._taken
         )
         # One by one: a logit's last digits depend on what else is in its batch, and equal images get equal explanations.
@@ -81,18 +90,20 @@ class LiveModel:
             self._explain, executor, max_batch=1, lanes=plan.lanes, on_taken=self._taken
         )
 
-    async def judged(self, image: UInt8Array) -> Judged:
-        """Answer one image, uint8 `[H, W, 3]`; it may share a batch with others.
+    async def judged(self, image: Image) -> Judged:
+        """Answer one image; it may share a batch with others.
 
         Raises:
+            ImageError: If it is decoded here, and cannot be.
             ValueError: If a logit is not finite.
         """
         return await self._batcher.submit(image)
 
-    async def explained(self, view: View, ask: Ask) -> Explanation:
+    async def explained(self, view: View | Callable[[], View], ask: Ask) -> Explanation:
         """Say what is known of one image.
 
         Raises:
+            ImageError: If it is decoded here, and cannot be.
             ValueError: If a logit is not finite.
         """
         return await self._explaining.submit(_Question(view, ask))
@@ -115,9 +126,16 @@ class LiveModel:
         rows = self.judge.probabilities(logits)
         return [Judged(*one) for one in zip(logits, rows, self.judge.trust(rows, embeddings), strict=True)]
 
-    def _run(self, images: Sequence[UInt8Array]) -> list[Judged]:
-        together, embeddings = np.stack(images), None
-        with self._metrics.inference_duration.labels(self.manifest.name).time():
+    def _run(self, images: Sequence[Image]) -> list[Judged | Exception]:
+        """Run a batch; what cannot be decoded keeps its place, and the others' answers."""
+        decoded = [_decoded(image) for image in images]
+        good = [pixels for pixels in decoded if not isinstance(pixels, Exception)]
+        judged = iter(self._judge(good) if good else ())
+        return [pixels if isinstance(pixels, Exception) else next(judged) for pixels in decoded]
+
+    def _judge(self, images: Sequence[UInt8Array]) -> list[Judged]:
+        together, embeddings = images[0][None] if len(images) == 1 else np.stack(images), None
+        with self._inference_duration.time():
             if self.judge.needs_embedding:
                 logits, embeddings = self.runtime.outputs(together, ("logits", "embedding"))
             else:
@@ -126,29 +144,41 @@ class LiveModel:
 
     def _explain(self, questions: Sequence[_Question]) -> list[Explanation]:
         (question,) = questions
-        manifest, view = self.manifest, question.view
-        with self._metrics.inference_duration.labels(manifest.name).time():
+        manifest, view = self.manifest, question.view() if callable(question.view) else question.view
+        with self._inference_duration.time():
             outputs = self.runtime.outputs(view.pixels[None], ("logits", "embedding", manifest.outputs.spatial))
-        with self._metrics.explain_duration.labels(manifest.name).time():
+        with self._explain_duration.time():
             logits, embedding, spatial = (output[0] for output in outputs)
             seen = Seen(logits, embedding, spatial, view.pixels, view.box)
             return [explain(self.judge, manifest.labels, manifest.unit, seen, question.ask)]
 
     def _taken(self, size: int, waited: Sequence[float]) -> None:
-        self._metrics.batch_size.labels(self.manifest.name).observe(size)
-        duration = self._metrics.queue_duration.labels(self.manifest.name)
+        self._batch_size.observe(size)
         for seconds in waited:
-            duration.observe(seconds)
+            self._queue_duration.observe(seconds)
+
+
+def _decoded(image: Image) -> UInt8Array | ImageError:
+    try:
+        return image() if callable(image) else image
+    except ImageError as err:
+        return err
 
 
 class Plan:
     """How a provider is driven: how many images together, how many batches at once, which sizes to warm."""
 
     def __init__(self, provider: str, cores: int, max_batch: int | None) -> None:
-        """On a CPU a lane a core; on a GPU two lanes, so that one is copied while the other computes."""
+        """Fill what computes, and no more.
+
+        On a CPU a lane a core, which decodes an image and runs it: a second hand between the two costs more than it saves, and
+        images that run together on one core only push each other out of its cache. On a GPU two lanes, so that one is copied
+        while the other computes, of what other threads have decoded.
+        """
         self.provider = provider
+        self.decodes_in_lane = provider == "cpu"
         self.lanes = max(2, cores) if provider == "cpu" else 2
-        self.max_batch = max_batch or (8 if provider == "cpu" else 64)
+        self.max_batch = max_batch or (1 if provider == "cpu" else 64)
 
     @property
     def warm_sizes(self) -> list[int]:

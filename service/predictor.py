@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,6 +106,12 @@ class Predictor:
             DeadlineExceededError: If the answers did not come in time.
         """
         async with self._bounded(len(images)):
+            if len(images) == 1:
+                # A task more would cost as much as all of the above.
+                try:
+                    return [await self._classify_one(model, images[0], top_k, is_raw)]
+                except Exception as err:  # noqa: BLE001 - as `gather` does
+                    return [err]
             return await asyncio.gather(
                 *(self._classify_one(model, image, top_k, is_raw) for image in images), return_exceptions=True
             )
@@ -119,7 +126,8 @@ class Predictor:
             DeadlineExceededError: If the answer did not come in time.
         """
         async with self._bounded(1):
-            explanation = await model.explained(await self._decoder.view(image, model.manifest), ask)
+            view = partial(self._decoder.view, image, model.manifest)
+            explanation = await model.explained(view if model.decodes_in_lane else await self._decoder.apart(view), ask)
         model.monitor.explained(explanation)
         return explanation
 
@@ -140,8 +148,8 @@ class Predictor:
             self._add(-images)
 
     async def _classify_one(self, model: LiveModel, image: bytes, top_k: int, is_raw: bool) -> Answer:
-        pixels = await self._decoder.decode(image, model.manifest)
-        judged = await model.judged(pixels)
+        pixels = partial(self._decoder.decode, image, model.manifest)
+        judged = await model.judged(pixels if model.decodes_in_lane else await self._decoder.apart(pixels))
         answer = decide(model, judged, top_k, is_raw=is_raw)
         if isinstance(answer, Prediction):
             for label in (answer.labels[0][0],) if answer.selected is None else answer.selected:

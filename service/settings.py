@@ -6,6 +6,7 @@ import difflib
 import ipaddress
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import Annotated, Literal
 
@@ -123,6 +124,7 @@ class Settings(HomeSettings):
         return self
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether an address or name means this machine only."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime  # noqa: TC003 - pydantic reads the annotation
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -108,7 +109,7 @@ def feedback_router(engine: EngineRef) -> APIRouter:
         call = await read_feedback(request, here.body_limits)
         if call.image is not None:
             manifest = await asyncio.to_thread(here.feedback.manifest, call.model)
-            await here.decoder.decode(call.image, manifest)
+            await here.decoder.apart(partial(here.decoder.decode, call.image, manifest))
         labelled = await asyncio.to_thread(here.feedback.label, call, key_id.get())
         kept = labelled.kept
         note(image=kept.id, model=kept.model)

@@ -10,8 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.registry import Registry
-from service.app import Classifier
-from service.asgi import past_timer
+from service.app import Classifier, guarded
+from service.bento import without_layers
 from tests.support.pictures import picture
 from tests.support.tiny import publish_colours
 from tests.support.zips import class_folders, zipped
@@ -87,13 +87,13 @@ def test_5_mounted_application_answers_first_and_passes_on_what_it_does_not_know
     assert client.get("/no-such-route").json()["code"] == "not_found"
 
 
-def test_6_timer_counts_while_a_body_arrives_and_uploads_go_past_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_6_timer_counts_while_a_body_arrives_and_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANDOR_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(Classifier.config, "traffic", {"timeout": 1})
     body = zipped(class_folders(tmp_path / "photos"))
 
     async def run() -> tuple[int, int]:
-        service = Classifier.to_asgi()
+        service, bare = Classifier.to_asgi(), guarded(without_layers(Classifier.to_asgi()))
         messages, started = asyncio.Queue[dict[str, Any]](), asyncio.Event()
 
         async def send(_: object) -> None:
@@ -102,12 +102,21 @@ def test_6_timer_counts_while_a_body_arrives_and_uploads_go_past_it(tmp_path: Pa
         lifespan = asyncio.create_task(service({"type": "lifespan", "asgi": {"version": "3.0"}}, messages.get, send))
         await messages.put({"type": "lifespan.startup"})
         await started.wait()
-        statuses = await upload_slowly(service, body), await upload_slowly(past_timer(service), body)
+        statuses = await upload_slowly(service, body), await upload_slowly(bare, body)
         await messages.put({"type": "lifespan.shutdown"})
         await lifespan
         return statuses
 
     assert asyncio.run(run()) == (504, 201)
+
+
+def test_7_layers_that_are_taken_out_are_the_ones_that_are_there() -> None:
+    app = Classifier.to_asgi()
+    before = [layer.cls.__name__ for layer in app.user_middleware]
+    assert before == ["OpenTelemetryMiddleware", "TimeoutMiddleware", "Guard", "ContextMiddleware"]
+    assert [layer.cls.__name__ for layer in without_layers(app).user_middleware] == ["ContextMiddleware"]
+    with pytest.raises(RuntimeError, match="TimeoutMiddleware among them"):
+        without_layers(app)
 
 
 async def upload_slowly(app: ASGIApp, body: bytes) -> int:
