@@ -83,6 +83,11 @@ class Access:
     allowed: tuple[str, ...]
 
     @property
+    def is_inference(self) -> bool:
+        """Whether images are answered: what nobody waits for any more need not be."""
+        return self.method == "POST" and self.need in INFERENCE
+
+    @property
     def is_mutation(self) -> bool:
         """Whether it may change something; inference is POST and changes nothing."""
         return self.method not in _SAFE and self.need is not None and self.need not in INFERENCE

@@ -100,7 +100,8 @@ def classify_input(engine: EngineRef) -> type[bentoml.IODescriptor]:
         async def from_http_request(cls, request: Request, serde: Any) -> Received[ClassifyCall]:
             """Read the request ourselves; `serde` is BentoML's reader, and is not used."""
             try:
-                return Received(await read_classify(request, engine.get().body_limits))
+                here = engine.get()
+                return Received(await read_classify(request, here.body_limits, here.expect))
             except ServiceError as err:
                 return Received(err)
 
@@ -125,7 +126,8 @@ def explain_input(engine: EngineRef) -> type[bentoml.IODescriptor]:
         async def from_http_request(cls, request: Request, serde: Any) -> Received[ExplainCall]:
             """Read the request ourselves; `serde` is BentoML's reader, and is not used."""
             try:
-                return Received(await read_explain(request, engine.get().body_limits))
+                here = engine.get()
+                return Received(await read_explain(request, here.body_limits, here.expect))
             except ServiceError as err:
                 return Received(err)
 

@@ -6,12 +6,14 @@ read. What is not known is refused, with what is known.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from models.confidence.case import DEFAULT_LEVEL
 from service.errors import BadRequestError, EmptyBodyError
-from service.inputs import read_body
+from service.inputs import is_raw_body, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +28,10 @@ MAX_NEIGHBORS = 20
 DEFAULT_NEIGHBORS = 5
 # A set that is to miss the true label less than once in a thousand takes a thousand calibration images of each label.
 MAX_LEVEL = 0.999
+# How long the caller waits, in milliseconds: what it would no longer hear is not computed.
+DEADLINE_HEADER = "x-request-timeout-ms"
+MAX_DEADLINE_MS = 3_600_000
+Expect = Callable[[str | None], object]
 HeatmapForm = Literal["grid", "png", "none"]
 # What BentoML's client and a form send for a parameter that was left out.
 _ABSENT = (None, "", "null")
@@ -41,6 +47,7 @@ class ClassifyCall:
         top_k: Labels to answer for each image.
         is_raw: Whether probabilities are to be as the network states them.
         has_trust: Whether results are to say how far to believe them.
+        deadline_s: When the caller stops waiting.
     """
 
     images: tuple[ImageOrError, ...]
@@ -48,6 +55,7 @@ class ClassifyCall:
     top_k: int
     is_raw: bool
     has_trust: bool
+    deadline_s: float = math.inf
 
     @property
     def is_single(self) -> bool:
@@ -66,15 +74,23 @@ class ExplainCall:
     neighbors: int
     heatmap: HeatmapForm
     versus: str | None
+    deadline_s: float = math.inf
 
 
-async def read_classify(request: Request, limits: BodyLimits) -> ClassifyCall:
+async def read_classify(request: Request, limits: BodyLimits, expect: Expect) -> ClassifyCall:
     """Read a request to `/classify`.
 
+    Args:
+        request: Its body has not been read.
+        limits: What the body may hold.
+        expect: Called with the model that is asked for as soon as it is known, which for a raw body is before it is read.
+
     Raises:
-        ServiceError: As `inputs.read_body`; BadRequestError also if a parameter is unknown or malformed, or there are too
-            many images; EmptyBodyError if there is none.
+        ServiceError: As `inputs.read_body` and `expect`; BadRequestError also if a parameter is unknown or malformed, or there
+            are too many images; EmptyBodyError if there is none.
     """
+    deadline_s = _deadline(request)
+    _expect_early(request, expect)
     body = await read_body(request, limits)
     given = parameters(request, body, ("model", "top_k", "raw", "trust"))
     if len(body.images) > limits.max_images:
@@ -86,15 +102,18 @@ async def read_classify(request: Request, limits: BodyLimits) -> ClassifyCall:
         top_k=_top_k(given),
         is_raw=_flag("raw", given.get("raw"), default=False),
         has_trust=_flag("trust", given.get("trust"), default=True),
+        deadline_s=deadline_s,
     )
 
 
-async def read_explain(request: Request, limits: BodyLimits) -> ExplainCall:
+async def read_explain(request: Request, limits: BodyLimits, expect: Expect) -> ExplainCall:
     """Read a request to `/explain-confidence`.
 
     Raises:
         ServiceError: As `read_classify`; BadRequestError also if there are several images.
     """
+    deadline_s = _deadline(request)
+    _expect_early(request, expect)
     body = await read_body(request, limits)
     known = ("model", "confidence_level", "top_k", "neighbors", "heatmap", "versus")
     given = parameters(request, body, known)
@@ -109,7 +128,24 @@ async def read_explain(request: Request, limits: BodyLimits) -> ExplainCall:
         neighbors=integer("neighbors", given.get("neighbors"), DEFAULT_NEIGHBORS, 0, MAX_NEIGHBORS),
         heatmap=_heatmap(given.get("heatmap")),
         versus=_text("versus", given.get("versus"), "a label of the model"),
+        deadline_s=deadline_s,
     )
+
+
+def _expect_early(request: Request, expect: Expect) -> None:
+    """Of a raw body all that is not the image is in the head, so what cannot be answered need not be read."""
+    if is_raw_body(request):
+        expect(_text("model", request.query_params.get("model"), "a name, or name:version"))
+
+
+def _deadline(request: Request) -> float:
+    """Seconds that the caller will wait; infinity where it does not say."""
+    given = request.headers.get(DEADLINE_HEADER)
+    if given is None:
+        return math.inf
+    if not given.isdecimal() or not 1 <= int(given[:12]) <= MAX_DEADLINE_MS:
+        raise BadRequestError(f"{DEADLINE_HEADER} is {given!r:.80}, expected milliseconds from 1 to {MAX_DEADLINE_MS}")
+    return int(given) / 1000
 
 
 def parameters(request: Request, body: Body, known: Iterable[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from models.preprocess import Limits
 from models.registry import Registry
 from service.admission import Admission
 from service.audit import Audit
+from service.backlog import Backlog
 from service.budget import Budget
 from service.cores import available_cores
 from service.datasets import Datasets, locate
@@ -35,7 +36,7 @@ from service.jobs.schema import UNFINISHED
 from service.jobs.store import JobStore
 from service.keys import Keyring
 from service.metrics import Metrics
-from service.predictor import Bounds, Predictor
+from service.predictor import Predictor
 from service.published import PublishedVersions
 from service.slots import Slots
 
@@ -65,7 +66,8 @@ class Engine:
         self.metrics.queue_age.set_function(self.slots.oldest_wait_s)
         limits = Limits(header_px=settings.max_image_pixels, decoded_px=settings.max_decoded_pixels)
         self.decoder = Decoder(max(2, cores), limits, self.metrics)
-        self.predictor = Predictor(self.decoder, Bounds(settings.queue_limit, settings.deadline_s), self.metrics)
+        self.backlog = Backlog(settings.queue_limit, settings.queue_wait_s, self.metrics)
+        self.predictor = Predictor(self.decoder, self.backlog, settings.deadline_s, self.metrics)
         self.body_limits = BodyLimits(settings.max_body_bytes, settings.max_json_bytes, settings.max_images)
         self.datasets = Datasets(DatasetStore(settings.datasets_root), settings.max_dataset_bytes, self._needed_by)
         store = FeedbackStore(Files(settings.feedback_place))
@@ -90,6 +92,14 @@ class Engine:
     def has_supervisor(self) -> bool:
         """Whether a process runs the jobs."""
         return is_locked(self.settings.jobs_root / SUPERVISOR_LOCK)
+
+    def expect(self, reference: str | None) -> None:
+        """Refuse a request for a model before its body is read, where that is certain.
+
+        Raises:
+            ServiceError: As `Slots.get` and `Backlog.check`.
+        """
+        self.backlog.check(self.slots.get(reference).manifest.name)
 
     def elsewhere(self, path: str) -> Forward | None:
         """What answers a path in another service; None where this one does."""
@@ -131,7 +141,9 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every production model is loaded, verified and warm; without models, whether jobs are run."""
+        """Whether every production model is loaded, verified and warm, or jobs are run; and whether this is to go on."""
+        if self.is_closing:
+            return False
         return self.has_supervisor() if self.settings.run == "jobs" else self.slots.is_ready
 
     async def stop(self) -> None:

@@ -193,10 +193,12 @@ class MethodNotAllowedError(ServiceError):
 
 
 class StalledError(ServiceError):
-    """Nothing more came of an upload, and its end had not come either."""
+    """Nothing more came of a body, or too little of it, and its end had not come either."""
 
     status = 408
     code = "upload_stalled"
+    # What still comes would be taken for the next request.
+    headers = (("connection", "close"),)
 
 
 class InUseError(ServiceError):

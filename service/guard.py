@@ -6,19 +6,28 @@ is `application/problem+json`. Who may ask is `admission`, and is decided before
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from service import access
 from service.audit import Entry
-from service.errors import PROBLEM_TYPE, NotAuditedError, ServiceError, problem_of, problem_of_status
+from service.errors import (
+    PROBLEM_TYPE,
+    DisconnectedError,
+    NotAuditedError,
+    ServiceError,
+    StalledError,
+    problem_of,
+    problem_of_status,
+)
 from service.logs import key_id, request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,6 +39,10 @@ logger = logging.getLogger("candor.guard")
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
 _HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 UNMATCHED = "unmatched"
+# A body has so long to arrive, and a second more for each so many bytes of it: a slow line is waited for, a slow sender not.
+BODY_S, BODY_BYTES_PER_S = 10.0, 2**16
+# What is answered sooner than this is not worth asking whether anybody still listens.
+_LISTEN_S = 0.05
 
 
 class Guard:
@@ -61,22 +74,32 @@ class Guard:
         engine = self._engine.get()
         found = access.find(scope["method"], scope["path"])
         entry = Entry(engine.audit, found, _client(scope)) if found is not None and found.is_mutation else None
-        answer = _Answer(scope, send, entry)
+        answer = _Answer(scope, send, entry, lambda: engine.is_closing)
         request_id.set(answer.request_id.decode())
         key_id.set(None)
-        body = _Body(receive, None if self._is_streamed(scope) else engine.budget)
+        is_streamed = self._is_streamed(scope)
+        body = _Body(receive, None if is_streamed else engine.budget, is_timed=not is_streamed)
         started = time.perf_counter()
         engine.metrics.in_flight.inc()
         try:
             await self._admit(engine, scope, found, entry)
-            app = engine.elsewhere(scope["path"]) or self._app
-            await app(scope, body.receive, answer.send)
+            if found is not None and found.is_inference:
+                await body.while_heard(self._app(scope, body.receive, answer.send))
+            else:
+                app = engine.elsewhere(scope["path"]) or self._app
+                await app(scope, body.receive, answer.send)
+        except DisconnectedError as err:
+            # Nobody hears it; the status is for the metrics.
+            answer.status = err.status
+            engine.metrics.shed.labels(err.code).inc()
         except ServiceError as err:
             await answer.replace(problem_of(err).response())
         except Exception as err:
             logger.exception("request %s failed", answer.request_id.decode())
-            if answer.is_started:
+            if answer.is_started and not answer.is_replaced:
                 raise
+            if answer.is_started:
+                return
             await answer.replace(problem_of(err).response())
         finally:
             if entry is not None:
@@ -102,25 +125,74 @@ class Guard:
 
 
 class _Body:
-    """What is received, counted against the bytes that may be in memory until the answer is given, where there is a budget."""
+    """What is received: in time, and counted against the bytes that may be in memory until the answer is given."""
 
-    def __init__(self, receive: Receive, budget: Budget | None) -> None:
+    def __init__(self, receive: Receive, budget: Budget | None, *, is_timed: bool) -> None:
         self._receive = receive
         self._budget = budget
+        self._is_timed = is_timed
+        self._since = time.monotonic()
+        self._count = 0
         self._taken = 0
+        self._is_whole = False
 
     async def receive(self) -> Message:
         """The next message.
 
         Raises:
             QueueFullError: If the bodies of all requests together grow too large.
+            StalledError: If the body comes too slowly.
         """
-        message = await self._receive()
+        if self._is_whole or not self._is_timed:
+            message = await self._receive()
+        else:
+            left_s = self._since + BODY_S + self._count / BODY_BYTES_PER_S - time.monotonic()
+            try:
+                async with asyncio.timeout(max(0.0, left_s)):
+                    message = await self._receive()
+            except TimeoutError as err:
+                raise StalledError(f"{self._count} bytes of the body came in {time.monotonic() - self._since:.0f} s") from err
+        self._is_whole = self._is_whole or not message.get("more_body", False)
+        count = len(message.get("body", b""))
+        self._count += count
         if self._budget is not None:
-            count = len(message.get("body", b""))
             self._budget.take(count)
             self._taken += count
         return message
+
+    async def while_heard(self, answering: Awaitable[None]) -> None:
+        """Await an answer for as long as somebody waits for it.
+
+        Raises:
+            DisconnectedError: If the caller hung up.
+        """
+        task = asyncio.current_task()
+        listening: list[asyncio.Task[None]] = []
+
+        def listen() -> None:
+            listening.append(asyncio.create_task(self._listen(task)))
+
+        timer = asyncio.get_running_loop().call_later(_LISTEN_S, listen)
+        try:
+            await answering
+        except asyncio.CancelledError:
+            if task is None or not (listening and listening[0].done()):
+                raise
+            task.uncancel()
+            raise DisconnectedError("the caller hung up before the answer") from None
+        finally:
+            timer.cancel()
+            for listener in listening:
+                listener.cancel()
+
+    async def _listen(self, task: asyncio.Task[Any] | None) -> None:
+        # While the body comes, whoever reads it notices.
+        while not self._is_whole:
+            await asyncio.sleep(_LISTEN_S)
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if task is not None:
+            task.cancel()
 
     def give_back(self) -> None:
         """The request is answered."""
@@ -131,26 +203,27 @@ class _Body:
 class _Answer:
     """What is sent, with the request id on it, with every error in one form, and not before it is audited."""
 
-    def __init__(self, scope: Scope, send: Send, entry: Entry | None) -> None:
+    def __init__(self, scope: Scope, send: Send, entry: Entry | None, is_closing: Callable[[], bool]) -> None:
+        self._is_closing = is_closing
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         self.request_id: bytes = given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
         self.status = 500
         self.is_started = False
-        self._is_replaced = False
+        self.is_replaced = False
         self._scope = scope
         self._send = send
         self._entry = entry
 
     async def send(self, message: Message) -> None:
         """Pass a message on; an error that is no problem yet becomes one."""
-        if self._is_replaced:
+        if self.is_replaced:
             return
         if message["type"] != "http.response.start":
             await self._send(message)
             return
         headers = dict(message.get("headers", ()))
         if message["status"] >= 400 and not headers.get(b"content-type", b"").startswith(PROBLEM_TYPE.encode()):
-            self._is_replaced = True
+            self.is_replaced = True
             response = problem_of_status(message["status"]).response()
             if b"allow" in headers:
                 response.headers["allow"] = headers[b"allow"].decode("latin-1")
@@ -176,12 +249,15 @@ class _Answer:
             except NotAuditedError as err:
                 # A refusal stays one; a success that is on no record must not be believed.
                 if message["status"] < 400:
-                    self._is_replaced = True
+                    self.is_replaced = True
                     await self.replace(problem_of(err).response())
                     return
         self.is_started = True
         self.status = message["status"]
         headers = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
+        if self._is_closing():
+            # Whoever keeps this connection should open the next one to somebody else.
+            headers.append((b"connection", b"close"))
         await self._send({**message, "headers": headers})
 
 

@@ -88,21 +88,33 @@ async def read_body(request: Request, limits: BodyLimits) -> Body:
         BadRequestError: If it cannot be read, or holds more images than any request may.
         DisconnectedError: If the caller hangs up before its end.
     """
-    content_type = request.headers.get("content-type", "application/octet-stream")
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = _media_type(request)
     if media_type == "multipart/form-data":
         return await _read_multipart(request, limits)
     if media_type == "application/json":
         # Parsing holds the interpreter, so its size is bounded more tightly than that of bytes that are only passed on.
         data = await _join(request, min(limits.max_bytes, limits.max_json_bytes))
         return await asyncio.to_thread(_parse_json, data, limits)
-    if media_type.startswith("image/") or media_type == "application/octet-stream":
+    if _is_raw(media_type):
         data = await _join(request, limits.max_bytes)
         return Body([data] if data else [])
     raise UnsupportedMediaTypeError(
         f"content type {media_type!r:.80} is not read here; send image/jpeg (or another image type, the content decides), "
         "multipart/form-data or application/json"
     )
+
+
+def is_raw_body(request: Request) -> bool:
+    """Whether the body is the image and nothing else."""
+    return _is_raw(_media_type(request))
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+
+
+def _is_raw(media_type: str) -> bool:
+    return media_type.startswith("image/") or media_type == "application/octet-stream"
 
 
 async def _join(request: Request, max_bytes: int) -> bytes:

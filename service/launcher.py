@@ -142,7 +142,7 @@ class Launcher:
         running = [part.process for part in (self._server, self._supervisor) if part.process is not None]
         for process in running:
             process.send_signal(signal.SIGTERM)
-        until = time.monotonic() + _GRACE_S
+        until = time.monotonic() + _GRACE_S + self._settings.drain_s
         for process in running:
             try:
                 process.wait(max(0.0, until - time.monotonic()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.decision import activate, rank_labels, ranked
-from service.errors import DeadlineExceededError, QueueFullError
+from service.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from models.confidence.case import Ask
     from models.confidence.explanation import Explanation
     from models.confidence.judge import Trust
+    from service.backlog import Backlog
     from service.decode import Decoder
     from service.live import Judged, LiveModel
     from service.metrics import Metrics
@@ -69,26 +71,18 @@ class Estimate:
 Answer = Prediction | Estimate
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """How many images may wait at once, and how long a request may take."""
-
-    queue_limit: int
-    deadline_s: float
-
-
 class Predictor:
     """Decode, batch, decide; many images at once, each on its own."""
 
-    def __init__(self, decoder: Decoder, bounds: Bounds, metrics: Metrics) -> None:
-        """Share one decoder and one bound over all models."""
+    def __init__(self, decoder: Decoder, backlog: Backlog, deadline_s: float, metrics: Metrics) -> None:
+        """Share one decoder and one backlog over all models; give up what takes longer than `deadline_s`."""
         self._decoder = decoder
-        self._bounds = bounds
+        self._backlog = backlog
+        self._deadline_s = deadline_s
         self._metrics = metrics
-        self._pending = 0
 
     async def classify(
-        self, model: LiveModel, images: Sequence[bytes], top_k: int, *, is_raw: bool = False
+        self, model: LiveModel, images: Sequence[bytes], top_k: int, *, is_raw: bool = False, deadline_s: float = math.inf
     ) -> list[Answer | BaseException]:
         """Classify images on one version.
 
@@ -97,6 +91,7 @@ class Predictor:
             images: The bytes of one file each.
             top_k: How many labels to return; all of them where there are fewer. A number is one number.
             is_raw: Whether to answer probabilities as the network states them, and not calibrated.
+            deadline_s: When the caller stops waiting, should that be sooner than ours.
 
         Returns:
             An answer for each image, or what was wrong with that image.
@@ -105,7 +100,7 @@ class Predictor:
             QueueFullError: If too many images wait already; none of these was taken.
             DeadlineExceededError: If the answers did not come in time.
         """
-        async with self._bounded(len(images)):
+        async with self._bounded(model, len(images), deadline_s):
             if len(images) == 1:
                 # A task more would cost as much as all of the above.
                 try:
@@ -116,7 +111,7 @@ class Predictor:
                 *(self._classify_one(model, image, top_k, is_raw) for image in images), return_exceptions=True
             )
 
-    async def explain(self, model: LiveModel, image: bytes, ask: Ask) -> Explanation:
+    async def explain(self, model: LiveModel, image: bytes, ask: Ask, deadline_s: float = math.inf) -> Explanation:
         """Say what is known of one image.
 
         Raises:
@@ -125,31 +120,31 @@ class Predictor:
             QueueFullError: If too many images wait already.
             DeadlineExceededError: If the answer did not come in time.
         """
-        async with self._bounded(1):
+        async with self._bounded(model, 1, deadline_s):
             view = partial(self._decoder.view, image, model.manifest)
             explanation = await model.explained(view if model.decodes_in_lane else await self._decoder.apart(view), ask)
+            self._backlog.answered()
         model.monitor.explained(explanation)
         return explanation
 
     @contextlib.asynccontextmanager
-    async def _bounded(self, images: int) -> AsyncIterator[None]:
+    async def _bounded(self, model: LiveModel, images: int, deadline_s: float) -> AsyncIterator[None]:
         """Count images in while they are answered, and give up what takes too long."""
-        if self._pending + images > self._bounds.queue_limit:
-            self._metrics.shed.labels(QueueFullError.code).inc()
-            raise QueueFullError(f"{self._pending} images wait, and at most {self._bounds.queue_limit} may; try again")
-        self._add(images)
+        name, within_s = model.manifest.name, min(deadline_s, self._deadline_s)
+        self._backlog.enter(name, images)
         try:
-            async with asyncio.timeout(self._bounds.deadline_s):
+            async with asyncio.timeout(within_s):
                 yield
         except TimeoutError as err:
             self._metrics.shed.labels(DeadlineExceededError.code).inc()
-            raise DeadlineExceededError(f"no answer within {self._bounds.deadline_s:g} s") from err
+            raise DeadlineExceededError(f"no answer within {within_s:g} s") from err
         finally:
-            self._add(-images)
+            self._backlog.leave(name, images)
 
     async def _classify_one(self, model: LiveModel, image: bytes, top_k: int, is_raw: bool) -> Answer:
         pixels = partial(self._decoder.decode, image, model.manifest)
         judged = await model.judged(pixels if model.decodes_in_lane else await self._decoder.apart(pixels))
+        self._backlog.answered()
         answer = decide(model, judged, top_k, is_raw=is_raw)
         if isinstance(answer, Prediction):
             for label in (answer.labels[0][0],) if answer.selected is None else answer.selected:
@@ -158,10 +153,6 @@ class Predictor:
         trust = judged.trust
         model.monitor.answered(p_max, trust.p_correct, trust.familiarity, trust.action)
         return answer
-
-    def _add(self, images: int) -> None:
-        self._pending += images
-        self._metrics.queue_depth.set(self._pending)
 
 
 def decide(model: LiveModel, judged: Judged, top_k: int, *, is_raw: bool = False) -> Answer:

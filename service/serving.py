@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from service.http import Protocol
 from service.logs import EXIT_UNAVAILABLE, configure
 from service.parent import when_parent_ends
 from service.settings import Settings, read_settings_or_exit
@@ -73,9 +74,20 @@ class _Server(uvicorn.Server):
             self._announcing = asyncio.get_running_loop().create_task(self._announce())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Who follows a job's events would hold up the drain until its end.
-        self._engine.get().is_closing = True
-        super().handle_exit(sig, frame)
+        """Say that this service is going, answer for as long as others may not have heard it, and then drain.
+
+        A second signal ends the waiting, and a third what is in flight.
+        """
+        engine = self._engine.get()
+        if engine.is_closing or not self._settings.drain_s or not self.started:
+            # Who follows a job's events would hold up the drain until its end.
+            engine.is_closing = True
+            super().handle_exit(sig, frame)
+            return
+        engine.is_closing = True
+        loop, drain = asyncio.get_running_loop(), super().handle_exit
+        # Called between two instructions of whatever ran, so the loop is told as another thread would tell it.
+        loop.call_soon_threadsafe(loop.call_later, self._settings.drain_s, drain, sig, frame)
 
     async def _announce(self) -> None:
         engine = self._engine.get()
@@ -97,6 +109,7 @@ class _Server(uvicorn.Server):
 def _config(application: Any, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         application,
+        http=Protocol,
         host=settings.host,
         port=settings.port,
         log_level="warning",

@@ -45,10 +45,14 @@ class Settings(HomeSettings):
     max_images: int = Field(default=64, ge=1, le=4096, description="images a request may hold")
     max_image_pixels: int = Field(default=100_000_000, ge=1, le=100_000_000, description="pixels a header may declare")
     max_decoded_pixels: int = Field(default=25_000_000, ge=1, description="pixels that decoding may produce")
-    max_batch: int | None = Field(default=None, ge=1, le=1024, description="images run together; auto: 8 on a CPU, 64 on a GPU")
+    max_batch: int | None = Field(default=None, ge=1, le=1024, description="images run together; auto: 1 on a CPU, 64 on a GPU")
     queue_limit: int = Field(default=512, ge=1, description="images that may wait; more are refused")
+    queue_wait_s: float = Field(default=1.5, gt=0, description="how long what waits may take; what would wait longer is refused")
     queue_bytes: int = Field(default=512 * 2**20, ge=1024, description="bytes of bodies that may be in memory at once")
     deadline_s: float = Field(default=30.0, gt=0, le=240, description="a request without an answer by then is given up")
+    drain_s: float = Field(
+        default=0.0, ge=0, le=300, description="how long after TERM it still takes requests, not ready, for balancers to notice"
+    )
     mutations_per_minute: int = Field(default=120, ge=1, description="what a key may change in a minute; more is refused")
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="port that answers /metrics without a key, on the same address"

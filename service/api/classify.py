@@ -119,7 +119,7 @@ async def answer_classify(engine: Engine, call: ClassifyCall | ServiceError) -> 
 async def _classify(engine: Engine, model: LiveModel, call: ClassifyCall) -> list[Answer | BaseException]:
     """The good images together; what was no image from the start keeps its place."""
     good = [image for image in call.images if isinstance(image, bytes)]
-    answers = iter(await engine.predictor.classify(model, good, call.top_k, is_raw=call.is_raw))
+    answers = iter(await engine.predictor.classify(model, good, call.top_k, is_raw=call.is_raw, deadline_s=call.deadline_s))
     return [next(answers) if isinstance(image, bytes) else image for image in call.images]
 
 

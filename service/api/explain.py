@@ -65,7 +65,7 @@ async def answer_explain(engine: Engine, call: ExplainCall | ServiceError) -> Re
         if isinstance(call.image, BaseException):
             raise call.image
         model = engine.slots.get(call.model)
-        explanation = await engine.predictor.explain(model, call.image, _ask(call, model))
+        explanation = await engine.predictor.explain(model, call.image, _ask(call, model), call.deadline_s)
         engine.keeper.offer(Served(call.image, request_id.get(), 0, model.manifest, explanation, datetime.now(UTC)))
     except Exception as err:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log gets the reason
         return logged_problem(err).response()

@@ -22,6 +22,10 @@ LIMITS = BodyLimits(max_bytes=100_000, max_json_bytes=100_000, max_images=3)
 DEFAULTS = ExplainCall(image=b"x", model=None, confidence_level=0.95, top_k=5, neighbors=5, heatmap="grid", versus=None)
 
 
+def anything(model: str | None) -> None:
+    """Whatever is asked for is there."""
+
+
 def request(body: bytes, content_type: str = "image/png", **query: object) -> Request:
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -31,12 +35,12 @@ def request(body: bytes, content_type: str = "image/png", **query: object) -> Re
 
 
 def explain(**query: object) -> ExplainCall:
-    return asyncio.run(read_explain(request(b"x", **query), LIMITS))
+    return asyncio.run(read_explain(request(b"x", **query), LIMITS, anything))
 
 
 def explain_json(**fields: Any) -> ExplainCall:
     body = json.dumps({"images": ["eA=="], **fields}).encode()
-    return asyncio.run(read_explain(request(body, "application/json"), LIMITS))
+    return asyncio.run(read_explain(request(body, "application/json"), LIMITS, anything))
 
 
 def form(*images: bytes, **fields: str) -> tuple[bytes, str]:
@@ -61,12 +65,12 @@ def test_parameters_are_read_from_query_form_and_json_alike() -> None:
     assert explain(**given) == wanted
     assert explain_json(**given) == wanted
     for texts in ({k: str(v) for k, v in given.items()}, {k: json.dumps(v) for k, v in given.items()}):
-        assert asyncio.run(read_explain(request(*form(b"x", **texts)), LIMITS)) == wanted
+        assert asyncio.run(read_explain(request(*form(b"x", **texts)), LIMITS, anything)) == wanted
 
 
 def test_the_query_wins() -> None:
     body, content_type = form(b"x", top_k="7", heatmap="none")
-    call = asyncio.run(read_explain(request(body, content_type, top_k=2), LIMITS))
+    call = asyncio.run(read_explain(request(body, content_type, top_k=2), LIMITS, anything))
     assert (call.top_k, call.heatmap) == (2, "none")
 
 
@@ -103,19 +107,19 @@ def test_unknown_parameter_names_the_known_ones() -> None:
     with pytest.raises(BadRequestError, match="'level' is not a parameter; known are model, confidence_level, top_k"):
         explain(level=0.9)
     with pytest.raises(BadRequestError, match="'versus' is not a parameter; known are model, top_k, raw, trust"):
-        asyncio.run(read_classify(request(b"x", versus="cat"), LIMITS))
+        asyncio.run(read_classify(request(b"x", versus="cat"), LIMITS, anything))
 
 
 def test_exactly_one_image_is_explained() -> None:
     with pytest.raises(BadRequestError, match="2 images, and one is explained at a time"):
-        asyncio.run(read_explain(request(*form(b"x", b"y")), LIMITS))
+        asyncio.run(read_explain(request(*form(b"x", b"y")), LIMITS, anything))
     with pytest.raises(EmptyBodyError):
-        asyncio.run(read_explain(request(b""), LIMITS))
+        asyncio.run(read_explain(request(b""), LIMITS, anything))
 
 
 def test_what_is_no_image_is_for_the_caller_to_hear() -> None:
     body = json.dumps({"images": ["?"]}).encode()
-    assert isinstance(asyncio.run(read_explain(request(body, "application/json"), LIMITS)).image, UnreadableImageError)
+    assert isinstance(asyncio.run(read_explain(request(body, "application/json"), LIMITS, anything)).image, UnreadableImageError)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +132,14 @@ def test_what_is_no_image_is_for_the_caller_to_hear() -> None:
     ],
 )
 def test_flags_of_classify(given: dict[str, object], said: tuple[bool, bool]) -> None:
-    call = asyncio.run(read_classify(request(b"x", **given), LIMITS))
+    call = asyncio.run(read_classify(request(b"x", **given), LIMITS, anything))
     assert (call.is_raw, call.has_trust) == said
 
 
 def test_flags_are_json_values_too_and_nothing_else_is() -> None:
     def call(raw: object) -> bool:
         body = json.dumps({"images": ["eA=="], "raw": raw}).encode()
-        return asyncio.run(read_classify(request(body, "application/json"), LIMITS)).is_raw
+        return asyncio.run(read_classify(request(body, "application/json"), LIMITS, anything)).is_raw
 
     assert [call(True), call(False), call("true"), call(None)] == [True, False, True, False]
     for value in (2, "yes", [True], 1):

@@ -38,6 +38,8 @@ class Engine:
         self.metrics = Metrics()
         self.budget = Budget(100)
         self.clock = 0.0
+        self.is_closing = False
+        self.elsewhere = lambda path: None
         self.audit = Audit(home / "audit.jsonl", lambda: self.clock)
         self.home = home
         self._settings = SimpleNamespace(**given)

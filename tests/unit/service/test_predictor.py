@@ -16,11 +16,12 @@ from models.confidence.judge import Judge, Trust
 from models.errors import UnreadableImageError
 from models.preprocess import Limits
 from models.registry import Registry
+from service.backlog import Backlog
 from service.decode import Decoder
 from service.errors import DeadlineExceededError, QueueFullError
 from service.live import Plan, load
 from service.metrics import Metrics
-from service.predictor import Bounds, Estimate, Prediction, Predictor, Range, decide
+from service.predictor import Estimate, Prediction, Predictor, Range, decide
 from tests.support.pictures import picture
 from tests.support.tiny import BRIGHTNESS, PRESENCE, publish_colours, publish_tiny
 
@@ -46,16 +47,16 @@ class Stuck:
         return np.tile(np.array([3.0, 2.0, 1.0], dtype=np.float32), (len(images), 1))
 
 
-def build(tmp_path: Path, pool: ThreadPoolExecutor, bounds: Bounds) -> tuple[Predictor, LiveModel, Metrics]:
+def build(tmp_path: Path, pool: ThreadPoolExecutor, queue_limit: int, deadline_s: float) -> tuple[Predictor, LiveModel, Metrics]:
     registry, metrics = Registry(tmp_path / "registry"), Metrics()
     publish_colours(registry, tmp_path / "work")
     model = load(registry.path("colours", 1), pool, Plan("cpu", 2, 4), metrics)
-    return Predictor(Decoder(2, Limits(), metrics), bounds, metrics), model, metrics
+    return Predictor(Decoder(2, Limits(), metrics), Backlog(queue_limit, 10, metrics), deadline_s, metrics), model, metrics
 
 
 def test_images_over_the_bound_are_refused_at_once_and_taken_again_later(tmp_path: Path) -> None:
     async def scenario(pool: ThreadPoolExecutor) -> None:
-        predictor, model, metrics = build(tmp_path, pool, Bounds(queue_limit=3, deadline_s=10))
+        predictor, model, metrics = build(tmp_path, pool, 3, 10)
         stuck = model.runtime = Stuck()
         waiting = asyncio.create_task(predictor.classify(model, [picture()] * 2, 1))
         await asyncio.sleep(0.05)
@@ -74,7 +75,7 @@ def test_images_over_the_bound_are_refused_at_once_and_taken_again_later(tmp_pat
 
 def test_answer_that_would_come_too_late_is_given_up(tmp_path: Path) -> None:
     async def scenario(pool: ThreadPoolExecutor) -> None:
-        predictor, model, metrics = build(tmp_path, pool, Bounds(queue_limit=3, deadline_s=0.1))
+        predictor, model, metrics = build(tmp_path, pool, 3, 0.1)
         stuck = model.runtime = Stuck()
         with pytest.raises(DeadlineExceededError, match=r"0\.1 s"):
             await predictor.classify(model, [picture()], 1)
@@ -90,7 +91,7 @@ def test_answer_that_would_come_too_late_is_given_up(tmp_path: Path) -> None:
 
 def test_bad_image_is_an_answer_of_its_own(tmp_path: Path) -> None:
     async def scenario(pool: ThreadPoolExecutor) -> None:
-        predictor, model, _ = build(tmp_path, pool, Bounds(queue_limit=9, deadline_s=10))
+        predictor, model, _ = build(tmp_path, pool, 9, 10)
         good, bad = await predictor.classify(model, [picture("green"), picture()[:60]], 5)
         assert isinstance(good, Prediction)
         assert good.labels[0][0] == "green"
@@ -107,7 +108,7 @@ def test_output_that_is_not_finite_is_an_error_and_no_number(tmp_path: Path) -> 
             return np.full((len(images), 3), np.nan, dtype=np.float32)
 
     async def scenario(pool: ThreadPoolExecutor) -> None:
-        predictor, model, _ = build(tmp_path, pool, Bounds(queue_limit=9, deadline_s=10))
+        predictor, model, _ = build(tmp_path, pool, 9, 10)
         model.runtime = Broken()
         (answer,) = await predictor.classify(model, [picture()], 1)
         assert isinstance(answer, ValueError)
@@ -180,7 +181,7 @@ def test_every_selected_label_is_counted_and_a_number_is_not(tmp_path: Path) -> 
     async def scenario(pool: ThreadPoolExecutor, tiny: Tiny, folder: Path) -> str:
         metrics = Metrics()
         model = load_tiny(folder, pool, tiny, metrics)
-        predictor = Predictor(Decoder(2, Limits(), metrics), Bounds(9, 10), metrics)
+        predictor = Predictor(Decoder(2, Limits(), metrics), Backlog(9, 10, metrics), 10, metrics)
         await predictor.classify(model, [picture("red"), picture("green"), picture("red")], 5)
         return metrics.render().decode()
 

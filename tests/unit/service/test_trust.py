@@ -18,11 +18,12 @@ from models.confidence.explanation import SingleLabelExplanation
 from models.errors import UnreadableImageError
 from models.preprocess import Limits
 from models.registry import Registry
+from service.backlog import Backlog
 from service.decode import Decoder, View
 from service.errors import DeadlineExceededError, QueueFullError
 from service.live import LiveModel, Plan, load
 from service.metrics import Metrics
-from service.predictor import Bounds, Prediction, Predictor
+from service.predictor import Prediction, Predictor
 from tests.support.evidence import publish_judged
 from tests.support.pictures import picture
 from tests.support.tiny import BRIGHTNESS, PRESENCE, SIZE, colours, golden_images, publish_tiny
@@ -74,9 +75,9 @@ def live_of(tmp_path: Path, pool: ThreadPoolExecutor, tiny: Tiny, *, is_judged: 
     return live, watched
 
 
-def predictor_of(bounds: Bounds) -> Predictor:
+def predictor_of(queue_limit: int, deadline_s: float) -> Predictor:
     metrics = Metrics()
-    return Predictor(Decoder(2, Limits(), metrics), bounds, metrics)
+    return Predictor(Decoder(2, Limits(), metrics), Backlog(queue_limit, 10, metrics), deadline_s, metrics)
 
 
 def test_without_evidence_nothing_but_logits_is_computed(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
@@ -116,7 +117,7 @@ def test_images_are_judged_together_as_they_are_alone(tmp_path: Path, pool: Thre
 
 def test_familiar_image_is_accepted_and_a_strange_one_is_not(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     live, _ = live_of(tmp_path, pool, colours())
-    predictor = predictor_of(Bounds(9, 10))
+    predictor = predictor_of(9, 10)
     red, white = asyncio.run(predictor.classify(live, [picture("red"), picture("white")], 1))
     assert isinstance(red, Prediction)
     assert isinstance(white, Prediction)
@@ -154,7 +155,7 @@ def test_explanations_do_not_depend_on_what_else_is_asked_meanwhile(tmp_path: Pa
 def test_explaining_has_the_bounds_of_classifying(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     async def scenario() -> None:
         live, watched = live_of(tmp_path, pool, colours())
-        predictor = predictor_of(Bounds(queue_limit=1, deadline_s=0.2))
+        predictor = predictor_of(1, 0.2)
         watched.go.clear()
         waiting = asyncio.create_task(predictor.explain(live, picture(), ASK))
         await asyncio.sleep(0.05)
@@ -172,7 +173,7 @@ def test_explaining_has_the_bounds_of_classifying(tmp_path: Path, pool: ThreadPo
 
 def test_output_that_is_not_finite_is_an_error_of_its_own_image(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     live, _ = live_of(tmp_path, pool, BREAKS)
-    predictor = predictor_of(Bounds(9, 10))
+    predictor = predictor_of(9, 10)
     black, red = asyncio.run(predictor.classify(live, [picture("black"), picture("red")], 1))
     assert isinstance(black, ValueError)
     assert isinstance(red, Prediction)
