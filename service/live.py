@@ -14,12 +14,11 @@ from models.confidence.explain import explain
 from models.confidence.judge import Judge
 from models.decision import in_order
 from models.errors import ContractError, ImageError
-from models.golden import deviation, read_golden
 from models.preprocess import UInt8Array
 from service.batcher import Batcher
 from service.errors import ModelLoadError
 from service.monitor import Monitor
-from service.runtime.onnx import OnnxRuntime
+from service.runtime.choose import load_runtime, ways
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from models.manifest import Manifest
     from service.decode import View
     from service.metrics import Metrics
+    from service.runtime.choose import Precision, RuntimeName
     from service.runtime.port import Runtime
 
 
@@ -134,12 +134,12 @@ class LiveModel:
         return [pixels if isinstance(pixels, Exception) else next(judged) for pixels in decoded]
 
     def _judge(self, images: Sequence[UInt8Array]) -> list[Judged]:
-        together, embeddings = images[0][None] if len(images) == 1 else np.stack(images), None
+        embeddings = None
         with self._inference_duration.time():
             if self.judge.needs_embedding:
-                logits, embeddings = self.runtime.outputs(together, ("logits", "embedding"))
+                logits, embeddings = self.runtime.outputs(images, ("logits", "embedding"))
             else:
-                logits = self.runtime.run(together)
+                logits = self.runtime.run(images)
         return self.judge_batch(logits, embeddings)
 
     def _explain(self, questions: Sequence[_Question]) -> list[Explanation]:
@@ -168,7 +168,14 @@ def _decoded(image: Image) -> UInt8Array | ImageError:
 class Plan:
     """How a provider is driven: how many images together, how many batches at once, which sizes to warm."""
 
-    def __init__(self, provider: str, cores: int, max_batch: int | None) -> None:
+    def __init__(
+        self,
+        provider: str,
+        cores: int,
+        max_batch: int | None,
+        runtime: RuntimeName = "auto",
+        precision: Precision = "auto",
+    ) -> None:
         """Fill what computes, and no more.
 
         On a CPU a lane a core, which decodes an image and runs it: a second hand between the two costs more than it saves, and
@@ -176,6 +183,8 @@ class Plan:
         while the other computes, of what other threads have decoded.
         """
         self.provider = provider
+        self.runtime = runtime
+        self.precision = precision
         self.decodes_in_lane = provider == "cpu"
         self.lanes = max(2, cores) if provider == "cpu" else 2
         self.max_batch = max_batch or (1 if provider == "cpu" else 64)
@@ -199,30 +208,9 @@ def load(path: Path, executor: Executor, plan: Plan, metrics: Metrics) -> LiveMo
         artifact = Artifact.load(path)
     except (ContractError, OSError) as err:
         raise ModelLoadError(str(err)) from err
-    runtime = OnnxRuntime(artifact.model, artifact.manifest, plan.provider)
-    images = _replay_golden(runtime, artifact, plan.max_batch)
+    tried = ways(plan.provider, plan.runtime, plan.precision)
+    runtime, images = load_runtime(artifact, plan.provider, plan.lanes, plan.max_batch, tried)
     for size in plan.warm_sizes:
         runtime.run(np.resize(images, (size, *images.shape[1:])))
     judge = Judge(artifact.manifest.task, artifact.confidence, artifact.evidence)
     return LiveModel(artifact.manifest, judge, runtime, executor, plan, metrics)
-
-
-def _replay_golden(runtime: Runtime, artifact: Artifact, max_batch: int) -> UInt8Array:
-    """Run the stored inputs and compare with the stored logits; the images are returned for warming up."""
-    manifest = artifact.manifest
-    try:
-        images, stored = read_golden(artifact)
-    except ContractError as err:
-        raise ModelLoadError(f"{manifest.reference}: {err}") from err
-    parts = [runtime.run(images[start : start + max_batch]) for start in range(0, len(images), max_batch)]
-    try:
-        difference, accepted = deviation(artifact, np.concatenate(parts), stored)
-    except ValueError as err:
-        raise ModelLoadError(f"{manifest.reference}: {err}") from err
-    if difference > accepted:
-        what = "value" if manifest.task == "regression" else "probability"
-        raise ModelLoadError(
-            f"{manifest.reference} does not reproduce its golden outputs: a {what} differs by {difference:.2g}, "
-            f"at most {accepted:.2g} is accepted"
-        )
-    return np.asarray(images)

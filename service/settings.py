@@ -45,6 +45,12 @@ class Settings(HomeSettings):
     max_images: int = Field(default=64, ge=1, le=4096, description="images a request may hold")
     max_image_pixels: int = Field(default=100_000_000, ge=1, le=100_000_000, description="pixels a header may declare")
     max_decoded_pixels: int = Field(default=25_000_000, ge=1, description="pixels that decoding may produce")
+    runtime: Literal["auto", "onnxruntime", "openvino"] = Field(
+        default="auto", description="what runs the graphs; auto: openvino where the processor has bf16, else onnxruntime"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: the fastest that reproduces a version's golden outputs"
+    )
     max_batch: int | None = Field(default=None, ge=1, le=1024, description="images run together; auto: 1 on a CPU, 64 on a GPU")
     queue_limit: int = Field(default=512, ge=1, description="images that may wait; more are refused")
     queue_wait_s: float = Field(default=1.5, gt=0, description="how long what waits may take; what would wait longer is refused")
@@ -116,6 +122,12 @@ class Settings(HomeSettings):
             )
         if self.metrics_port == self.port:
             raise ValueError(f"METRICS_PORT={self.metrics_port} is PORT too, expected another; or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_runtime(self) -> Settings:
+        if self.runtime == "onnxruntime" and self.precision == "bf16":
+            raise ValueError("PRECISION=bf16 is not computed by RUNTIME=onnxruntime, expected openvino or auto; or fp32")
         return self
 
     @model_validator(mode="after")

@@ -79,7 +79,7 @@ class Slots:
         self._is_ready = False
         provider = available_provider()
         metrics.provider_info.labels(provider).set(1)
-        self.plan = Plan(provider, available_cores(), settings.max_batch)
+        self.plan = Plan(provider, available_cores(), settings.max_batch, settings.runtime, settings.precision)
 
     @property
     def is_ready(self) -> bool:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 
 from service.errors import ModelLoadError
+from service.runtime.graph import check_graph
+from service.runtime.staging import PinnedStaging, Staging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from models.manifest import Manifest
-    from models.preprocess import UInt8Array
+    from service.runtime.port import Images
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 # HEURISTIC: the default tries every algorithm again for every batch size it has not seen. No TF32: what is called fp32
@@ -54,15 +56,17 @@ class OnnxRuntime:
                 f"{manifest.reference}: {_PROVIDERS[provider]} was asked for and {self._session.get_providers()[0]} runs"
             )
         _check(self._session, manifest)
+        self._staging = Staging() if provider == "cpu" else PinnedStaging(manifest.input.height, manifest.input.width)
 
-    def run(self, images: UInt8Array) -> npt.NDArray[np.float32]:
+    def run(self, images: Images) -> npt.NDArray[np.float32]:
         """uint8 `[N, H, W, 3]` to logits `[N, K]`. Safe to call from several threads at once."""
         return self.outputs(images, ("logits",))[0]
 
-    def outputs(self, images: UInt8Array, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+    def outputs(self, images: Images, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """uint8 `[N, H, W, 3]` to the outputs of those names; what is not asked for is not copied out of the session."""
-        found: list[npt.NDArray[np.float32]] = self._session.run(list(names), {"image": images})
-        return found
+        together = self._staging.together(images)
+        found: list[npt.NDArray[np.float32]] = self._session.run(list(names), {"image": together})
+        return found if len(together) == len(images) else [output[: len(images)] for output in found]
 
 
 def available_provider() -> str:
@@ -120,12 +124,7 @@ def _session(model: bytes, provider: str) -> onnxruntime.InferenceSession:
 
 def _check(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
     """Compare the file's own input and outputs with the manifest."""
-    inputs = [(spec.name, spec.type, tuple(spec.shape[1:])) for spec in session.get_inputs()]
-    expected = [("image", "tensor(uint8)", (manifest.input.height, manifest.input.width, 3))]
-    if inputs != expected:
-        raise ModelLoadError(f"{manifest.reference}: the graph takes {inputs}, and the manifest says {expected}")
-    outputs = {spec.name: spec.shape[1] for spec in session.get_outputs()}
-    said = manifest.outputs
-    promised = {"logits": said.logits, "embedding": said.embedding, said.spatial: said.spatial_channels}
-    if outputs != promised:
-        raise ModelLoadError(f"{manifest.reference}: the graph answers {outputs}, and the manifest says {promised}")
+    inputs = {
+        spec.name: (spec.type.removeprefix("tensor(").removesuffix(")"), tuple(spec.shape[1:])) for spec in session.get_inputs()
+    }
+    check_graph(manifest, inputs, {spec.name: spec.shape[1] for spec in session.get_outputs()})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from models.preprocess import UInt8Array
 
+if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from models.preprocess import UInt8Array
+
+# uint8 `[N, H, W, 3]`, or N of `[H, W, 3]`, which a runtime puts together where it wants them.
+Images = UInt8Array | Sequence[UInt8Array]
 
 
 class Runtime(Protocol):
@@ -28,8 +31,8 @@ class Runtime(Protocol):
     def precision(self) -> str:
         """`fp32`, ..."""
 
-    def run(self, images: UInt8Array) -> npt.NDArray[np.float32]:
+    def run(self, images: Images) -> npt.NDArray[np.float32]:
         """uint8 `[N, H, W, 3]` to logits `[N, K]`."""
 
-    def outputs(self, images: UInt8Array, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+    def outputs(self, images: Images, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """uint8 `[N, H, W, 3]` to the outputs of those names: `logits` `[N, K]`, `embedding` `[N, D]`, the map `[N, C, h, w]`."""

@@ -22,7 +22,7 @@ def pins(lock: Path) -> dict[str, set[str]]:
 
 
 def test_there_are_locks() -> None:
-    assert [lock.name for lock in LOCKS] == ["bootstrap.txt", "dev.txt", "service.txt", "tracking.txt", "training.txt"]
+    assert [lock.name for lock in LOCKS] == ["bootstrap.txt", "cpu.txt", "dev.txt", "service.txt", "tracking.txt", "training.txt"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
@@ -44,7 +44,7 @@ def test_lock_ships_one_cuda_generation(lock: Path) -> None:
         assert {version.split(".")[0] for version in found.get(name, {major})} == {major}, name
 
 
-@pytest.mark.parametrize("name", ["service.txt", "training.txt", "tracking.txt", "bootstrap.txt"])
+@pytest.mark.parametrize("name", ["service.txt", "cpu.txt", "training.txt", "tracking.txt", "bootstrap.txt"])
 def test_smaller_lock_is_cut_from_the_large_one(name: str) -> None:
     everything = pins(ROOT / "requirements" / "dev.txt")
     assert all(versions <= everything[package] for package, versions in pins(ROOT / "requirements" / name).items())
