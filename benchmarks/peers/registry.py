@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,20 +199,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
     # Those that were there, and those of its session whose parent ended before they were counted.
-    _, left = psutil.wait_procs(family, timeout=1)
-    for one in (*left, *_session(process.pid)):
-        try:
+    left = {*psutil.wait_procs(family, timeout=1)[1], *_session(process.pid)}
+    for one in left:
+        with suppress(psutil.NoSuchProcess):
             one.kill()
-        except psutil.NoSuchProcess:
-            continue
+    psutil.wait_procs(left, timeout=_STOP_S)
 
 
 def _session(leader: int) -> list[psutil.Process]:
     found = []
     for one in psutil.process_iter():
-        try:
+        with suppress(ProcessLookupError):
             if os.getsid(one.pid) == leader:
                 found.append(one)
-        except ProcessLookupError:
-            continue
     return found
