@@ -12,9 +12,11 @@ STAMP := $(VENV)/.installed
 # fastai is measured beside candor, in an environment of its own.
 FASTAI := benchmarks/.venv-fastai
 FASTAI_LOCK := benchmarks/requirements-fastai.txt
+# So is each server that answers beside candor's.
+PEERS := $(foreach peer,bentoml fastapi litserve mosec ray,benchmarks/.venv-$(peer))
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training gpu-check clean
+.PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training peers gpu-check clean
 
 help:  ## explain the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,8 +75,16 @@ $(FASTAI)/.installed: $(FASTAI_LOCK) | $(STAMP)
 	@VIRTUAL_ENV=$(FASTAI) $(UV) pip sync --quiet --require-hashes $(FASTAI_LOCK)
 	@touch $@
 
+peers: install $(PEERS:=/.installed)  ## the servers that candor's is measured against, each in an environment of its own
+
+benchmarks/.venv-%/.installed: benchmarks/peers/requirements-%.txt | $(STAMP)
+	@test -x $(@D)/bin/python || { echo "creating $(@D)"; $(BIN)/python -m venv --without-pip $(@D); }
+	@echo "installing $<"
+	@VIRTUAL_ENV=$(@D) $(UV) pip sync --quiet --require-hashes $<
+	@touch $@
+
 gpu-check: install  ## does this GPU train as the CPU does, in mixed precision, and how fast (5 minutes; ARGS=--rehearse without a GPU)
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 clean:  ## remove the environment and all state (trained models too)
-	rm -rf $(VENV) $(FASTAI) var .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(FASTAI) $(PEERS) var .pytest_cache .mypy_cache .ruff_cache

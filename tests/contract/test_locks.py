@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+PEER_LOCKS = sorted((ROOT / "benchmarks" / "peers").glob("requirements-*.txt"))
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE)
 # CUDA 13's libraries by the major version that each of them carries.
 CUDA_13_MAJORS = {"cuda-toolkit": "13", "nvidia-cublas": "13", "nvidia-cuda-runtime": "13", "nvidia-cuda-nvrtc": "13"}
@@ -25,7 +26,7 @@ def test_there_are_locks() -> None:
     assert [lock.name for lock in LOCKS] == ["bootstrap.txt", "cpu.txt", "dev.txt", "service.txt", "tracking.txt", "training.txt"]
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+@pytest.mark.parametrize("lock", [*LOCKS, *PEER_LOCKS], ids=lambda lock: lock.name)
 def test_lock_is_hashed_and_names_no_index(lock: Path) -> None:
     text = lock.read_text()
     assert "://" not in text
@@ -48,6 +49,16 @@ def test_lock_ships_one_cuda_generation(lock: Path) -> None:
 def test_smaller_lock_is_cut_from_the_large_one(name: str) -> None:
     everything = pins(ROOT / "requirements" / "dev.txt")
     assert all(versions <= everything[package] for package, versions in pins(ROOT / "requirements" / name).items())
+
+
+@pytest.mark.parametrize("lock", PEER_LOCKS, ids=lambda lock: lock.name)
+def test_peer_has_candors_versions_of_what_both_use(lock: Path) -> None:
+    candors, peers = pins(ROOT / "requirements" / "dev.txt"), pins(lock)
+    assert {name: candors[name] for name in peers if name in candors and name != "onnxruntime"} == {
+        name: peers[name] for name in peers if name in candors and name != "onnxruntime"
+    }
+    assert candors["onnxruntime-gpu"] <= peers["onnxruntime"]
+    assert {"numpy", "pillow", "simplejpeg", "pydantic"} <= peers.keys()
 
 
 def test_service_ships_no_torch_and_training_no_server() -> None:

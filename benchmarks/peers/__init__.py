@@ -1,0 +1,1 @@
+"""The servers that candor's is measured against."""
