@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from service import access
 from service.audit import Entry
-from service.errors import PROBLEM_TYPE, NotAuditedError, ServiceError, problem_of, problem_of_status
+from service.errors import PROBLEM_TYPE, NotAuditedError, ServiceError, is_open_inference, problem_of, problem_of_status
 from service.logs import key_id, request_id
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Guard:
         answer = _Answer(scope, send, entry)
         request_id.set(answer.request_id.decode())
         key_id.set(None)
+        is_open_inference.set(f"{scope['path']}/".startswith("/v2/"))
         body = _Body(receive, None if self._is_streamed(scope) else engine.budget)
         started = time.perf_counter()
         engine.metrics.in_flight.inc()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from models.confidence.case import Ask
     from models.confidence.explanation import Explanation
     from models.confidence.judge import Trust
+    from models.preprocess import UInt8Array
     from service.decode import Decoder
     from service.live import Judged, LiveModel
     from service.metrics import Metrics
@@ -37,6 +38,7 @@ class Prediction:
         probability: Of the first label, calibrated, whatever was asked for.
         margin: How close it was, calibrated: the first label's probability less the second's; with any number of labels an
             image, the smallest distance of a probability from its threshold.
+        judged: All of what the version says.
     """
 
     labels: tuple[tuple[str, float], ...]
@@ -44,6 +46,7 @@ class Prediction:
     trust: Trust
     probability: float
     margin: float
+    judged: Judged = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Estimate:
     unit: str | None
     interval: Range | None
     trust: Trust
+    judged: Judged = field(compare=False, repr=False)
 
 
 Answer = Prediction | Estimate
@@ -87,15 +91,22 @@ class Predictor:
         self._pending = 0
 
     async def classify(
-        self, model: LiveModel, images: Sequence[bytes], top_k: int, *, is_raw: bool = False
+        self,
+        model: LiveModel,
+        images: Sequence[bytes] | Sequence[UInt8Array],
+        top_k: int,
+        *,
+        is_raw: bool = False,
+        deadline_s: float | None = None,
     ) -> list[Answer | BaseException]:
         """Classify images on one version.
 
         Args:
             model: The version; it answers for all of them, whatever is promoted meanwhile.
-            images: The bytes of one file each.
+            images: The bytes of one file each, or its pixels as the version takes them, uint8 `[H, W, 3]`.
             top_k: How many labels to return; all of them where there are fewer. A number is one number.
             is_raw: Whether to answer probabilities as the network states them, and not calibrated.
+            deadline_s: What the caller would wait, where that is less than the service's own deadline.
 
         Returns:
             An answer for each image, or what was wrong with that image.
@@ -104,7 +115,7 @@ class Predictor:
             QueueFullError: If too many images wait already; none of these was taken.
             DeadlineExceededError: If the answers did not come in time.
         """
-        async with self._bounded(len(images)):
+        async with self._bounded(len(images), deadline_s):
             return await asyncio.gather(
                 *(self._classify_one(model, image, top_k, is_raw) for image in images), return_exceptions=True
             )
@@ -124,23 +135,24 @@ class Predictor:
         return explanation
 
     @contextlib.asynccontextmanager
-    async def _bounded(self, images: int) -> AsyncIterator[None]:
+    async def _bounded(self, images: int, deadline_s: float | None = None) -> AsyncIterator[None]:
         """Count images in while they are answered, and give up what takes too long."""
         if self._pending + images > self._bounds.queue_limit:
             self._metrics.shed.labels(QueueFullError.code).inc()
             raise QueueFullError(f"{self._pending} images wait, and at most {self._bounds.queue_limit} may; try again")
+        deadline_s = min(self._bounds.deadline_s, deadline_s or self._bounds.deadline_s)
         self._add(images)
         try:
-            async with asyncio.timeout(self._bounds.deadline_s):
+            async with asyncio.timeout(deadline_s):
                 yield
         except TimeoutError as err:
             self._metrics.shed.labels(DeadlineExceededError.code).inc()
-            raise DeadlineExceededError(f"no answer within {self._bounds.deadline_s:g} s") from err
+            raise DeadlineExceededError(f"no answer within {deadline_s:g} s") from err
         finally:
             self._add(-images)
 
-    async def _classify_one(self, model: LiveModel, image: bytes, top_k: int, is_raw: bool) -> Answer:
-        pixels = await self._decoder.decode(image, model.manifest)
+    async def _classify_one(self, model: LiveModel, image: bytes | UInt8Array, top_k: int, is_raw: bool) -> Answer:
+        pixels = await self._decoder.decode(image, model.manifest) if isinstance(image, bytes) else image
         judged = await model.judged(pixels)
         answer = decide(model, judged, top_k, is_raw=is_raw)
         if isinstance(answer, Prediction):
@@ -169,13 +181,14 @@ def decide(model: LiveModel, judged: Judged, top_k: int, *, is_raw: bool = False
     if manifest.task == "regression":
         value, interval = float(row[0]), model.judge.confidence.interval
         if interval is None:
-            return Estimate(value, manifest.unit, None, trust)
+            return Estimate(value, manifest.unit, None, trust, judged)
         around = Range(interval.level, value - interval.half_width, value + interval.half_width)
-        return Estimate(value, manifest.unit, around, trust)
+        return Estimate(value, manifest.unit, around, trust, judged)
     labels = tuple(rank_labels(activate(judged.logits, manifest.task, 1.0) if is_raw else row, manifest.labels, top_k))
     top = float(row.max())
     if model.thresholds is None:
-        return Prediction(labels, None, trust, top, top - float(np.partition(row, -2)[-2]) if len(row) > 1 else top)
+        margin = top - float(np.partition(row, -2)[-2]) if len(row) > 1 else top
+        return Prediction(labels, None, trust, top, margin, judged)
     over = row >= model.thresholds
     selected = tuple(manifest.labels[i] for i in ranked(row, len(row)) if over[i])
-    return Prediction(labels, selected, trust, top, float(np.abs(row - model.thresholds).min()))
+    return Prediction(labels, selected, trust, top, float(np.abs(row - model.thresholds).min()), judged)
