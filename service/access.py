@@ -17,6 +17,7 @@ SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 # What CANDOR_ALLOW_UNAUTHENTICATED=predict opens.
 INFERENCE: frozenset[KeyScope] = frozenset({"predict", "explain"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_INFER: dict[str, Need] = {"POST": "predict"}
 _READ_MODELS: dict[str, Need] = {"GET": "predict"}
 _INTERPRET: dict[str, Need] = {"GET": "explain"}
 _TRAIN_READ: dict[str, Need] = {"GET": "train"}
@@ -33,8 +34,17 @@ TABLE: dict[str, dict[str, Need]] = {
     "/readyz": _OPEN,
     "/healthz": _OPEN,
     "/metrics": {"GET": "metrics"},
-    "/classify": {"POST": "predict"},
-    "/v2/{rest:path}": {"GET": "predict", "POST": "predict"},
+    "/classify": _INFER,
+    "/v2": _READ_MODELS,
+    "/v2/health/live": _OPEN,
+    "/v2/health/ready": _OPEN,
+    "/v2/models/{name}": _READ_MODELS,
+    "/v2/models/{name}/versions/{version}": _READ_MODELS,
+    "/v2/models/{name}/ready": _READ_MODELS,
+    "/v2/models/{name}/versions/{version}/ready": _READ_MODELS,
+    "/v2/models/{name}/infer": _INFER,
+    "/v2/models/{name}/versions/{version}/infer": _INFER,
+    "/v2/repository/index": _INFER,
     "/models": _READ_MODELS,
     "/models/{name}": _READ_MODELS,
     "/models/{name}/versions/{version}/gate": _READ_MODELS,

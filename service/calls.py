@@ -89,7 +89,7 @@ async def read_classify(request: Request, limits: BodyLimits, expect: Expect) ->
         ServiceError: As `inputs.read_body` and `expect`; BadRequestError also if a parameter is unknown or malformed, or there
             are too many images; EmptyBodyError if there is none.
     """
-    deadline_s = _deadline(request)
+    deadline_s = deadline_of(request)
     _expect_early(request, expect)
     body = await read_body(request, limits)
     given = parameters(request, body, ("model", "top_k", "raw", "trust"))
@@ -112,7 +112,7 @@ async def read_explain(request: Request, limits: BodyLimits, expect: Expect) -> 
     Raises:
         ServiceError: As `read_classify`; BadRequestError also if there are several images.
     """
-    deadline_s = _deadline(request)
+    deadline_s = deadline_of(request)
     _expect_early(request, expect)
     body = await read_body(request, limits)
     known = ("model", "confidence_level", "top_k", "neighbors", "heatmap", "versus")
@@ -138,8 +138,12 @@ def _expect_early(request: Request, expect: Expect) -> None:
         expect(_text("model", request.query_params.get("model"), "a name, or name:version"))
 
 
-def _deadline(request: Request) -> float:
-    """Seconds that the caller will wait; infinity where it does not say."""
+def deadline_of(request: Request) -> float:
+    """Seconds that the caller will wait; infinity where it does not say.
+
+    Raises:
+        BadRequestError: If what it says is no number of milliseconds.
+    """
     given = request.headers.get(DEADLINE_HEADER)
     if given is None:
         return math.inf

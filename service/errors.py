@@ -38,6 +38,7 @@ A body says nothing about the inside of the service.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import ClassVar
@@ -48,6 +49,8 @@ from starlette.responses import Response
 from models import errors as contract
 
 PROBLEM_TYPE = "application/problem+json"
+# Whether a request of the Open Inference Protocol is answered: its clients look for `error`. The guard sets it.
+is_open_inference: ContextVar[bool] = ContextVar("is_open_inference", default=False)
 
 
 class ServiceError(Exception):
@@ -338,7 +341,8 @@ class Problem:
     def body(self) -> dict[str, object]:
         """The members of the JSON object."""
         title = phrase(self.status)
-        return {"type": "about:blank", "title": title, "status": self.status, "code": self.code, "detail": self.detail}
+        members = {"type": "about:blank", "title": title, "status": self.status, "code": self.code, "detail": self.detail}
+        return members | ({"error": self.detail} if is_open_inference.get() else {})
 
     def response(self) -> Response:
         """The HTTP answer."""

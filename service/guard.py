@@ -21,6 +21,7 @@ from service.errors import (
     NotAuditedError,
     ServiceError,
     StalledError,
+    is_open_inference,
     problem_of,
     problem_of_status,
 )
@@ -77,6 +78,7 @@ class Guard:
         answer = _Answer(scope, send, entry, lambda: engine.is_closing)
         request_id.set(answer.request_id.decode())
         key_id.set(None)
+        is_open_inference.set(f"{scope['path']}/".startswith("/v2/"))
         is_streamed = self._is_streamed(scope)
         body = _Body(receive, None if is_streamed else engine.budget, is_timed=not is_streamed)
         started = time.perf_counter()

@@ -93,10 +93,10 @@ async def read_body(request: Request, limits: BodyLimits) -> Body:
         return await _read_multipart(request, limits)
     if media_type == "application/json":
         # Parsing holds the interpreter, so its size is bounded more tightly than that of bytes that are only passed on.
-        data = await _join(request, min(limits.max_bytes, limits.max_json_bytes))
+        data = await whole_body(request, min(limits.max_bytes, limits.max_json_bytes))
         return await asyncio.to_thread(_parse_json, data, limits)
     if _is_raw(media_type):
-        data = await _join(request, limits.max_bytes)
+        data = await whole_body(request, limits.max_bytes)
         return Body([data] if data else [])
     raise UnsupportedMediaTypeError(
         f"content type {media_type!r:.80} is not read here; send image/jpeg (or another image type, the content decides), "
@@ -117,7 +117,12 @@ def _is_raw(media_type: str) -> bool:
     return media_type.startswith("image/") or media_type == "application/octet-stream"
 
 
-async def _join(request: Request, max_bytes: int) -> bytes:
+async def whole_body(request: Request, max_bytes: int) -> bytes:
+    """The body in one piece.
+
+    Raises:
+        ServiceError: As `bounded_body`.
+    """
     return b"".join([chunk async for chunk in bounded_body(request, max_bytes)])
 
 
@@ -168,10 +173,11 @@ def _parse_json(data: bytes, limits: BodyLimits) -> Body:
         images += [given] if isinstance(given, str) else given
     if len(images) > limits.max_images:
         raise BadRequestError(f"images holds {len(images)} entries; at most {limits.max_images} are accepted")
-    return Body([_base64(index, text) for index, text in enumerate(images)], value)
+    return Body([decode_base64(index, text) for index, text in enumerate(images)], value)
 
 
-def _base64(index: int, text: object) -> ImageOrError:
+def decode_base64(index: int, text: object) -> ImageOrError:
+    """The bytes of an image that stands in JSON, or why there are none."""
     try:
         if not isinstance(text, str):
             raise ValueError(f"a {type(text).__name__}")

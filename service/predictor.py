@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from models.confidence.case import Ask
     from models.confidence.explanation import Explanation
     from models.confidence.judge import Trust
+    from models.preprocess import UInt8Array
     from service.backlog import Backlog
     from service.decode import Decoder
-    from service.live import Judged, LiveModel
+    from service.live import Image, Judged, LiveModel
     from service.metrics import Metrics
 
 
@@ -40,6 +41,7 @@ class Prediction:
         probability: Of the first label, calibrated, whatever was asked for.
         margin: How close it was, calibrated: the first label's probability less the second's; with any number of labels an
             image, the smallest distance of a probability from its threshold.
+        judged: All of what the version says.
     """
 
     labels: tuple[tuple[str, float], ...]
@@ -47,6 +49,7 @@ class Prediction:
     trust: Trust
     probability: float
     margin: float
+    judged: Judged = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Estimate:
     unit: str | None
     interval: Range | None
     trust: Trust
+    judged: Judged = field(compare=False, repr=False)
 
 
 Answer = Prediction | Estimate
@@ -82,13 +86,19 @@ class Predictor:
         self._metrics = metrics
 
     async def classify(
-        self, model: LiveModel, images: Sequence[bytes], top_k: int, *, is_raw: bool = False, deadline_s: float = math.inf
+        self,
+        model: LiveModel,
+        images: Sequence[bytes] | Sequence[UInt8Array],
+        top_k: int,
+        *,
+        is_raw: bool = False,
+        deadline_s: float = math.inf,
     ) -> list[Answer | BaseException]:
         """Classify images on one version.
 
         Args:
             model: The version; it answers for all of them, whatever is promoted meanwhile.
-            images: The bytes of one file each.
+            images: The bytes of one file each, or its pixels as the version takes them, uint8 `[H, W, 3]`.
             top_k: How many labels to return; all of them where there are fewer. A number is one number.
             is_raw: Whether to answer probabilities as the network states them, and not calibrated.
             deadline_s: When the caller stops waiting, should that be sooner than ours.
@@ -141,9 +151,13 @@ class Predictor:
         finally:
             self._backlog.leave(name, images)
 
-    async def _classify_one(self, model: LiveModel, image: bytes, top_k: int, is_raw: bool) -> Answer:
-        pixels = partial(self._decoder.decode, image, model.manifest)
-        judged = await model.judged(pixels if model.decodes_in_lane else await self._decoder.apart(pixels))
+    async def _pixels(self, model: LiveModel, image: bytes) -> Image:
+        """The image's pixels, or what decodes them where the model's lanes do that."""
+        decode = partial(self._decoder.decode, image, model.manifest)
+        return decode if model.decodes_in_lane else await self._decoder.apart(decode)
+
+    async def _classify_one(self, model: LiveModel, image: bytes | UInt8Array, top_k: int, is_raw: bool) -> Answer:
+        judged = await model.judged(await self._pixels(model, image) if isinstance(image, bytes) else image)
         self._backlog.answered()
         answer = decide(model, judged, top_k, is_raw=is_raw)
         if isinstance(answer, Prediction):
@@ -168,13 +182,14 @@ def decide(model: LiveModel, judged: Judged, top_k: int, *, is_raw: bool = False
     if manifest.task == "regression":
         value, interval = float(row[0]), model.judge.confidence.interval
         if interval is None:
-            return Estimate(value, manifest.unit, None, trust)
+            return Estimate(value, manifest.unit, None, trust, judged)
         around = Range(interval.level, value - interval.half_width, value + interval.half_width)
-        return Estimate(value, manifest.unit, around, trust)
+        return Estimate(value, manifest.unit, around, trust, judged)
     labels = tuple(rank_labels(activate(judged.logits, manifest.task, 1.0) if is_raw else row, manifest.labels, top_k))
     top = float(row.max())
     if model.thresholds is None:
-        return Prediction(labels, None, trust, top, top - float(np.partition(row, -2)[-2]) if len(row) > 1 else top)
+        margin = top - float(np.partition(row, -2)[-2]) if len(row) > 1 else top
+        return Prediction(labels, None, trust, top, margin, judged)
     over = row >= model.thresholds
     selected = tuple(manifest.labels[i] for i in ranked(row, len(row)) if over[i])
-    return Prediction(labels, selected, trust, top, float(np.abs(row - model.thresholds).min()))
+    return Prediction(labels, selected, trust, top, float(np.abs(row - model.thresholds).min()), judged)

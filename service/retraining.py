@@ -24,7 +24,7 @@ from service.errors import (
     UnknownModelError,
     UnsupportedMediaTypeError,
 )
-from service.inputs import bounded_body
+from service.inputs import whole_body
 from service.jobs.schema import JobSpec
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ async def read_retrain(request: Request) -> RetrainCall:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaTypeError(f"content type {media_type!r:.80} is not read here; send application/json")
-    data = b"".join([chunk async for chunk in bounded_body(request, _MAX_BYTES)])
+    data = await whole_body(request, _MAX_BYTES)
     try:
         value = from_json(data or b"{}")
         if not isinstance(value, dict):

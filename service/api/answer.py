@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from service.errors import problem_of
+from service.feedback.served import Served
 from service.logs import request_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from service.engine import Engine
     from service.errors import Problem
     from service.live import LiveModel
+    from service.predictor import Answer
 
 logger = logging.getLogger("candor.answer")
 
@@ -38,6 +44,16 @@ def model_card(model: LiveModel) -> dict[str, str | int]:
 def version_header(model: LiveModel) -> dict[str, str]:
     """`X-Model-Version`: `name:N`."""
     return {"x-model-version": model.manifest.reference}
+
+
+def keep(engine: Engine, model: LiveModel, images: Sequence[object], results: Sequence[Answer | BaseException]) -> None:
+    """Hand over the files that were answered, should they be kept."""
+    if not engine.keeper.is_on:
+        return
+    now = datetime.now(UTC)
+    for index, (image, result) in enumerate(zip(images, results, strict=True)):
+        if isinstance(image, bytes) and not isinstance(result, BaseException):
+            engine.keeper.offer(Served(image, request_id.get(), index, model.manifest, result, now))
 
 
 def bytes_of(media_type: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from service.api.jobs import jobs_router
 from service.api.models import models_router
 from service.api.operations import operations_router
 from service.api.promotion import promotion_router
+from service.api.v2 import v2_router
 from service.errors import Problem, ServiceError, problem_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def build_app(engine: EngineRef) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
+    app.include_router(v2_router(engine))
     app.include_router(models_router(engine))
     app.include_router(interpretation_router(engine))
     app.include_router(promotion_router(engine))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,10 +10,8 @@ from starlette.responses import Response
 
 from models.confidence.familiarity import Verdict  # noqa: TC001 - pydantic reads the annotation
 from models.confidence.judge import Action  # noqa: TC001 - pydantic reads the annotation
-from service.api.answer import ModelCard, logged_problem, model_card, version_header
+from service.api.answer import ModelCard, keep, logged_problem, model_card, version_header
 from service.errors import ServiceError
-from service.feedback.served import Served
-from service.logs import request_id
 from service.predictor import Estimate
 
 if TYPE_CHECKING:
@@ -108,7 +105,7 @@ async def answer_classify(engine: Engine, call: ClassifyCall | ServiceError) -> 
         results = await _classify(engine, model, call)
         if call.is_single and isinstance(results[0], BaseException):
             raise results[0]
-        _keep(engine, model, call, results)
+        keep(engine, model, call.images, results)
     except Exception as err:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log gets the reason
         return logged_problem(err).response()
     # Errors in place, status 200: the others' answers are good.
@@ -121,16 +118,6 @@ async def _classify(engine: Engine, model: LiveModel, call: ClassifyCall) -> lis
     good = [image for image in call.images if isinstance(image, bytes)]
     answers = iter(await engine.predictor.classify(model, good, call.top_k, is_raw=call.is_raw, deadline_s=call.deadline_s))
     return [next(answers) if isinstance(image, bytes) else image for image in call.images]
-
-
-def _keep(engine: Engine, model: LiveModel, call: ClassifyCall, results: list[Answer | BaseException]) -> None:
-    """Hand over what was answered, should it be kept."""
-    if not engine.keeper.is_on:
-        return
-    now = datetime.now(UTC)
-    for index, (image, result) in enumerate(zip(call.images, results, strict=True)):
-        if isinstance(image, bytes) and not isinstance(result, BaseException):
-            engine.keeper.offer(Served(image, request_id.get(), index, model.manifest, result, now))
 
 
 def _result(result: Answer | BaseException, has_trust: bool) -> dict[str, Any]:

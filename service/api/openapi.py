@@ -9,8 +9,10 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from models.confidence.case import DEFAULT_LEVEL
 from service.api.classify import ClassifyAnswer
 from service.api.explain import ExplainAnswer
+from service.api.infer import InferAnswer
 from service.api.security import SCHEMES, needed, secure, statuses
 from service.calls import DEFAULT_NEIGHBORS, DEFAULT_TOP_K, MAX_LEVEL, MAX_NEIGHBORS, MAX_TOP_K, HeatmapForm
+from service.infer_request import InferRequest
 from service.retraining import MAX_KEY_LENGTH, RetrainRequest
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ PROBLEM = {
         "status": {"type": "integer"},
         "code": {"type": "string", "examples": ["unknown_model"]},
         "detail": {"type": "string"},
+        "error": {"type": "string", "description": "below /v2 alone: the detail, where clients of that protocol look for it"},
     },
 }
 _MODEL = {"model": {"type": "string", "description": "name (its production version) or name:N"}}
@@ -78,8 +81,11 @@ def problems(*statuses: int) -> dict[int | str, Any]:
 
 def complete(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document with BentoML's routes in it."""
-    answers: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "serialization") for kind in (ClassifyAnswer, ExplainAnswer)]
-    _, definitions = models_json_schema([*answers, (RetrainRequest, "validation")], ref_template=_REF)
+    answers: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (kind, "serialization") for kind in (ClassifyAnswer, ExplainAnswer, InferAnswer)
+    ]
+    requests: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in (RetrainRequest, InferRequest)]
+    _, definitions = models_json_schema([*answers, *requests], ref_template=_REF)
     document = app.openapi()
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(definitions["$defs"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import get_args
 
+import service
 from models.metrics import DEFAULT_THRESHOLD
 from models.recipe import Task
 from models.settings import PREFIX
@@ -62,3 +64,8 @@ def test_answers_that_the_page_on_retraining_shows_are_of_the_form_that_is_answe
     shown = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", section, re.MULTILINE | re.DOTALL)]
     for kind, answer in zip((ReviewQueue, FeedbackAnswer), shown, strict=True):
         assert kind.model_validate(answer).model_dump(mode="json") == answer
+
+
+def test_version_that_is_answered_is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert service.__version__ == project["version"]

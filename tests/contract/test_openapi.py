@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ from starlette.testclient import TestClient
 from models.registry import Registry
 from service.api.classify import ClassifyAnswer
 from service.api.explain import ExplainAnswer, ExplainedLabel, ExplainedLabels, ExplainedValue
+from service.api.infer import InferAnswer
 from service.app import Classifier
+from service.infer_request import InferRequest
 from tests.support.evidence import publish_judged
 from tests.support.pictures import picture
 from tests.support.tiny import BRIGHTNESS, PRESENCE, colours, publish_tiny
@@ -94,6 +97,30 @@ def test_one_image_is_explained_by_either_name(document: dict[str, Any], form: s
     assert (schema["properties"]["images"]["minItems"], schema["properties"]["images"]["maxItems"]) == (1, 1)
 
 
+@pytest.mark.parametrize("path", ["/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"])
+def test_inference_is_documented_in_both_forms(document: dict[str, Any], path: str) -> None:
+    operation = document["paths"][path]["post"]
+    forms = {"application/json", "application/octet-stream"}
+    assert operation["requestBody"]["content"].keys() == operation["responses"]["200"]["content"].keys() == forms
+    assert "Inference-Header-Content-Length" in {parameter["name"] for parameter in operation["parameters"]}
+    assert operation["responses"]["200"]["headers"].keys() == {"X-Model-Version", "Inference-Header-Content-Length"}
+    assert {"400", "401", "404", "413", "415", "422", "429", "503", "504"} <= operation["responses"].keys()
+
+
+@pytest.mark.parametrize("name", ["colours", "presence", "brightness"])
+def test_inferred_tensors_are_those_of_the_metadata_and_of_the_form_that_is_promised(client: TestClient, name: str) -> None:
+    image = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(picture("red")).decode()]}
+    asked = InferRequest.model_validate({"id": "7", "inputs": [image]}).model_dump(mode="json")
+    answer = client.post(f"/v2/models/{name}/infer", json=asked)
+    read = InferAnswer.model_validate_json(answer.content)
+    assert read.model_dump(exclude_unset=True, mode="json") == answer.json()
+    described = client.get(f"/v2/models/{name}").json()["outputs"]
+    assert [(output.name, output.datatype, output.shape) for output in read.outputs] == [
+        (output["name"], output["datatype"], [1, *output["shape"][1:]]) for output in described
+    ]
+    assert [len(output.data or ()) for output in read.outputs] == [output["shape"][1] for output in described]
+
+
 @pytest.mark.parametrize(
     ("path", "media_type"),
     [
@@ -131,9 +158,11 @@ def test_results_are_of_the_form_that_is_promised(client: TestClient, name: str)
 
 
 def test_output_that_is_not_finite_is_answered_without_a_number(client: TestClient) -> None:
-    for path in ("/classify", "/explain-confidence"):
-        broken = client.post(path, content=picture("black"), headers=PNG)
+    black = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(picture("black")).decode()]}
+    for path in ("/classify", "/explain-confidence", "/v2/models/colours/infer"):
+        sent: dict[str, Any] = {"json": {"inputs": [black]}} if "v2" in path else {"content": picture("black"), "headers": PNG}
+        broken = client.post(path, **sent)
         assert (broken.status_code, broken.json()["code"]) == (500, "internal")
         assert "nan" not in broken.text.lower()
         assert not re.search(r"\d\.\d", broken.text)
-        assert client.post(path, content=picture("red"), headers=PNG).status_code == 200
+        assert client.post("/classify", content=picture("red"), headers=PNG).status_code == 200

@@ -159,6 +159,20 @@ def test_exception_is_a_500_that_reveals_nothing_and_a_log_line_with_the_id(
     assert request_id.get() == "-"
 
 
+def test_clients_of_the_open_inference_protocol_find_what_is_wrong_where_they_look_for_it(engine: Engine) -> None:
+    for path in ("/v2", "/v2/nope", "/v2/models/birds/infer"):
+        for app in (failing, plain_error, never):
+            answer = call(app, engine, path=path, method="PATCH" if app is never else "POST")
+            problem = json.loads(answer.body)
+            assert answer.status >= 400
+            assert problem["error"] == problem["detail"]
+    for path in ("/classify", "/v2x", "/models/v2"):
+        assert "error" not in json.loads(call(plain_error, engine, path=path, method="PATCH").body)
+    engine.key("explain")
+    refused = json.loads(call(never, engine, path="/v2/models/birds/infer").body)
+    assert (refused["code"], refused["error"]) == ("unauthenticated", refused["detail"])
+
+
 def test_bodies_in_memory_are_bounded_together_and_given_back(engine: Engine) -> None:
     assert call(good, engine, body=b"x" * 100).status == 200
     engine.budget.take(60)

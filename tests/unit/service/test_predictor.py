@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 
 from models.confidence.judge import Judge, Trust
 from models.errors import UnreadableImageError
-from models.preprocess import Limits
+from models.preprocess import Limits, load_image
 from models.registry import Registry
 from service.backlog import Backlog
 from service.decode import Decoder
@@ -84,6 +85,33 @@ def test_answer_that_would_come_too_late_is_given_up(tmp_path: Path) -> None:
         assert "candor_queue_depth 0.0" in metrics.render().decode()
         (answer,) = await predictor.classify(model, [picture()], 1)
         assert isinstance(answer, Prediction)
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(scenario(pool))
+
+
+@pytest.mark.parametrize(("asked", "held"), [(0.05, "0.05"), (60.0, "0.1"), (math.inf, "0.1")])
+def test_the_sooner_of_two_deadlines_holds(tmp_path: Path, asked: float, held: str) -> None:
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        predictor, model, _ = build(tmp_path, pool, 3, 0.1)
+        stuck = model.runtime = Stuck()
+        with pytest.raises(DeadlineExceededError, match=rf"{re.escape(held)} s"):
+            await predictor.classify(model, [picture()], 1, deadline_s=asked)
+        stuck.go.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(scenario(pool))
+
+
+def test_pixels_are_answered_as_the_file_that_they_were_decoded_from(tmp_path: Path) -> None:
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        predictor, model, _ = build(tmp_path, pool, 9, 10)
+        size = model.manifest.input
+        pixels = load_image(picture("green"), model.manifest.preprocessing, size.height, size.width)
+        (of_file,) = await predictor.classify(model, [picture("green")], 5)
+        (of_pixels,) = await predictor.classify(model, [pixels], 5)
+        assert isinstance(of_file, Prediction)
+        assert of_file == of_pixels
 
     with ThreadPoolExecutor(2) as pool:
         asyncio.run(scenario(pool))
@@ -173,8 +201,9 @@ def test_number_is_answered_in_its_unit_with_the_interval_around_it(tmp_path: Pa
         change(model, interval=None)
         unknown = decided(model, [40.0], 5)
     nothing = Trust(p_correct=None, p_familiar=None, familiarity=None, trust_score=None, action="review")
-    assert known == Estimate(40.0, "percent", Range(0.9, 37.5, 42.5), nothing)
-    assert unknown == Estimate(40.0, "percent", None, nothing)
+    assert known == Estimate(40.0, "percent", Range(0.9, 37.5, 42.5), nothing, known.judged)
+    assert unknown == Estimate(40.0, "percent", None, nothing, unknown.judged)
+    assert (known.judged.logits.tolist(), known.judged.row.tolist()) == ([40.0], [40.0])
 
 
 def test_every_selected_label_is_counted_and_a_number_is_not(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from models.confidence.judge import Trust
@@ -16,6 +17,7 @@ from service.feedback.keeper import Keeper
 from service.feedback.room import Bounds, Room
 from service.feedback.served import Served
 from service.feedback.store import FeedbackStore
+from service.live import Judged
 from service.metrics import FEEDBACK, Metrics
 from service.predictor import Estimate, Prediction
 from tests.support.kept import NOON, label
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TRUST = Trust(p_correct=0.75, p_familiar=0.25, familiarity="familiar", trust_score=None, action="review")
-ANSWER = Prediction((("red", 0.625),), None, TRUST, probability=0.625, margin=0.5)
+JUDGED = Judged(np.array([1.5], np.float32), np.array([0.625]), TRUST)
+ANSWER = Prediction((("red", 0.625),), None, TRUST, probability=0.625, margin=0.5, judged=JUDGED)
 MANIFEST = tiny_manifest("colours", colours())
 
 
@@ -95,7 +98,7 @@ def test_a_number_is_kept_without_a_margin(tmp_path: Path) -> None:
     keeper, store, _ = build(Files(str(tmp_path / "feedback")))
     keeper.start()
     manifest = tiny_manifest("light", BRIGHTNESS)
-    keeper.offer(Served(b"x", "r", 0, manifest, Estimate(12.5, "percent", None, TRUST), NOON))
+    keeper.offer(Served(b"x", "r", 0, manifest, Estimate(12.5, "percent", None, TRUST, JUDGED), NOON))
     keeper.close()
     (entry,) = store.entries("light")
     said = store.sidecar("light", entry).prediction
