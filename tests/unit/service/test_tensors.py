@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import contextlib
 import json
+import math
 import struct
 from typing import Any
 
