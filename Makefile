@@ -16,7 +16,7 @@ FASTAI_LOCK := benchmarks/requirements-fastai.txt
 PEERS := $(foreach peer,bentoml fastapi litserve mosec ray,benchmarks/.venv-$(peer))
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training peers gpu-check clean
+.PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training peers bench-serving gpu-check clean
 
 help:  ## explain the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -82,6 +82,10 @@ benchmarks/.venv-%/.installed: benchmarks/peers/requirements-%.txt | $(STAMP)
 	@echo "installing $<"
 	@VIRTUAL_ENV=$(@D) $(UV) pip sync --quiet --require-hashes $<
 	@touch $@
+
+bench-serving: peers  ## candor beside other servers and beside what the machine could do (20 minutes, alone on the machine)
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+	@$(BIN)/python -m benchmarks.table
 
 gpu-check: install  ## does this GPU train as the CPU does, in mixed precision, and how fast (5 minutes; ARGS=--rehearse without a GPU)
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _LOST = 0
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass
@@ -86,7 +87,8 @@ class _Connection(asyncio.Protocol):
         self._on_answer = on_answer
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
-        self._wanted = -1
+        self._wanted: int | None = None
+        self._is_chunked = False
         self._sent_at: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -108,15 +110,17 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if self._wanted < 0:
+        if self._wanted is None:
             end = self._received.find(b"\r\n\r\n")
             if end < 0:
                 return
-            self._wanted = end + 4 + _length(bytes(self._received[:end]))
-        if len(self._received) >= self._wanted:
+            length = _length(bytes(self._received[:end]))
+            self._is_chunked = length is None
+            self._wanted = end + 4 + (length or 0)
+        if len(self._received) >= self._wanted and (not self._is_chunked or self._received.endswith(_LAST_CHUNK)):
             status = int(self._received[9:12])
             self._received.clear()
-            self._wanted = -1
+            self._wanted = None
             self._answered(status)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -129,11 +133,12 @@ class _Connection(asyncio.Protocol):
             self._on_answer(self, status, time.perf_counter() - sent)
 
 
-def _length(head: bytes) -> int:
+def _length(head: bytes) -> int | None:
+    """Bytes of the body; None where it comes in chunks."""
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
             return int(line.partition(b":")[2])
-    raise ValueError(f"the answer has no content-length: {head[:200]!r}")
+    return None
 
 
 async def _open(url: str, on_answer: Callable[[_Connection, int, float], None]) -> _Connection:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks import fashion, results
+from benchmarks import fashion, machine, results
 from benchmarks.results import TRAINING_CPU, Results, Run, Setting
 from benchmarks.tools import FASTAI_COMMAND, FASTAI_PYTHON, IMAGE_SIZE_PX, ROOT, TOOLS, Task, environment
 from models.metrics import score
@@ -170,33 +168,11 @@ def _setting() -> Setting:
         [*FASTAI_COMMAND, "libraries"], cwd=ROOT, env=environment(), check=True, capture_output=True, text=True
     )
     return Setting(
-        commit=_commit(),
-        cpu=_cpu(),
+        commit=machine.commit(*_CODE),
+        cpu=machine.cpu(),
         cores=len(os.sched_getaffinity(0)),
-        libraries={"candor": _libraries(), "fastai": json.loads(theirs.stdout)},
+        libraries={"candor": machine.libraries(_LIBRARIES), "fastai": json.loads(theirs.stdout)},
     )
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S607
-
-    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", *_CODE) else "")
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _libraries() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _parse() -> argparse.Namespace:
