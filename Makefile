@@ -87,7 +87,7 @@ bench-serving: peers  ## candor beside other servers and beside what the machine
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 	@$(BIN)/python -m benchmarks.table
 
-gpu-check: install  ## does this GPU train as the CPU does, in mixed precision, and how fast (5 minutes; ARGS=--rehearse without a GPU)
+gpu-check: install  ## does this GPU train and answer as the CPU does, and how fast (10 minutes; ARGS=--rehearse without a GPU)
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 clean:  ## remove the environment and all state (trained models too)

@@ -41,3 +41,8 @@ def test_a_rehearsal_goes_through_every_check(tmp_path: Path) -> None:
     assert found["sample"]["published"] == "probe"
     # The sample has ten labels: guessing would be right one time in ten.
     assert found["sample"]["test_accuracy"]["probe"] > 0.5
+    serving = found["serving"]
+    assert {row["what"] for row in serving["sessions"]} == {"ONNX Runtime cpu fp32", "torch eager fp32"}
+    assert [row["clients"] for row in serving["service"]] == [1, 4]
+    assert all(row["images_per_s"] > 0 and row["failed"] == 0 for row in serving["service"])
+    assert all(row["inference_share"] > 0 for row in serving["service"])
