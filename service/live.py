@@ -115,14 +115,17 @@ class LiveModel:
         rows = self.judge.probabilities(logits)
         return [Judged(*one) for one in zip(logits, rows, self.judge.trust(rows, embeddings), strict=True)]
 
-    def _run(self, images: Sequence[UInt8Array]) -> list[Judged]:
-        together, embeddings = np.stack(images), None
+    def outputs(self, images: Sequence[UInt8Array]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Run images, uint8 `[H, W, 3]` each, as one batch in the thread that asks: what `judge_batch` takes."""
+        together = np.stack(images)
         with self._metrics.inference_duration.labels(self.manifest.name).time():
             if self.judge.needs_embedding:
                 logits, embeddings = self.runtime.outputs(together, ("logits", "embedding"))
-            else:
-                logits = self.runtime.run(together)
-        return self.judge_batch(logits, embeddings)
+                return logits, embeddings
+            return self.runtime.run(together), None
+
+    def _run(self, images: Sequence[UInt8Array]) -> list[Judged]:
+        return self.judge_batch(*self.outputs(images))
 
     def _explain(self, questions: Sequence[_Question]) -> list[Explanation]:
         (question,) = questions
