@@ -13,9 +13,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from service import stopwatch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
+
+    from service.stopwatch import Stage, Stopwatch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,6 +30,12 @@ class _Waiting(Generic[Item, Result]):
     item: Item
     answer: asyncio.Future[Result]
     since: float
+    watch: Stopwatch | None
+
+    def note(self, stage: Stage, started: float) -> None:
+        """A stage that began at `started` ends now; told to whoever watches the request."""
+        if self.watch is not None:
+            self.watch.note(stage, started, time.monotonic())
 
 
 class Batcher(Generic[Item, Result]):
@@ -64,7 +74,7 @@ class Batcher(Generic[Item, Result]):
             Exception: Whatever `run` raised for this item; a batch mate's error stays the mate's.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting[Item, Result](item, loop.create_future(), time.monotonic())
+        waiting = _Waiting[Item, Result](item, loop.create_future(), time.monotonic(), stopwatch.current.get())
         self._waiting.append(waiting)
         self._pump()
         return await waiting.answer
@@ -99,6 +109,7 @@ class Batcher(Generic[Item, Result]):
         while self._waiting and len(batch) < self._max_batch:
             waiting = self._waiting.popleft()
             if not waiting.answer.done():
+                waiting.note("queue", waiting.since)
                 batch.append(waiting)
         if batch:
             now = time.monotonic()
@@ -107,6 +118,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         """Run a batch; where it fails, run its items one by one, so that an error reaches only the one it belongs to."""
+        started = time.monotonic()
         try:
             results = await self._call([waiting.item for waiting in batch])
         except Exception as err:  # noqa: BLE001 - whatever it is, it belongs to the callers and must not end the lane
@@ -118,6 +130,7 @@ class Batcher(Generic[Item, Result]):
             return
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.answer.done():
+                waiting.note("inference", started)
                 waiting.answer.set_result(result)
 
     async def _call(self, items: list[Item]) -> Sequence[Result]:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.preprocess import Limits, load_image, seen_box
+from service import stopwatch
 
 if TYPE_CHECKING:
     from models.manifest import Manifest
     from models.preprocess import UInt8Array
     from service.metrics import Metrics
+    from service.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Decoder:
         Raises:
             ImageError: As `models.preprocess.load_image`.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, data, manifest)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, data, manifest, stopwatch.current.get())
 
     async def view(self, data: bytes, manifest: Manifest) -> View:
         """The same, with the part of the image that it is.
@@ -47,19 +49,23 @@ class Decoder:
         Raises:
             ImageError: As `models.preprocess.load_image`.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._view, data, manifest)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._view, data, manifest, stopwatch.current.get())
 
     def close(self) -> None:
         """Stop the threads; what is being decoded is finished."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _decode(self, data: bytes, manifest: Manifest) -> UInt8Array:
-        started = time.perf_counter()
+    def _decode(self, data: bytes, manifest: Manifest, watch: Stopwatch | None) -> UInt8Array:
+        started = time.monotonic()
         size = manifest.input
-        image = load_image(data, manifest.preprocessing, size.height, size.width, self._limits)
-        self._metrics.decode_duration.observe(time.perf_counter() - started)
+        try:
+            image = load_image(data, manifest.preprocessing, size.height, size.width, self._limits)
+        finally:
+            if watch is not None:
+                watch.note("decode", started, time.monotonic())
+        self._metrics.decode_duration.observe(time.monotonic() - started)
         return image
 
-    def _view(self, data: bytes, manifest: Manifest) -> View:
-        pixels, size = self._decode(data, manifest), manifest.input
+    def _view(self, data: bytes, manifest: Manifest, watch: Stopwatch | None) -> View:
+        pixels, size = self._decode(data, manifest, watch), manifest.input
         return View(pixels, seen_box(data, manifest.preprocessing, size.height, size.width, self._limits))

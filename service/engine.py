@@ -35,6 +35,7 @@ from service.jobs.schema import UNFINISHED
 from service.jobs.store import JobStore
 from service.keys import Keyring
 from service.metrics import Metrics
+from service.observer import make_observer
 from service.predictor import Bounds, Predictor
 from service.published import PublishedVersions
 from service.slots import Slots
@@ -84,6 +85,7 @@ class Engine:
         keyring = None if settings.keys is None else Keyring(settings.keys)
         self.admission = Admission(settings, keyring, self.metrics)
         self.audit = Audit(settings.home / "audit.jsonl")
+        self.observer = make_observer(settings)
         self._following: asyncio.Task[None] | None = None
         self._close_metrics: Callable[[], None] | None = None
 
@@ -142,6 +144,8 @@ class Engine:
             await self.forward.close()
         if self._close_metrics is not None:
             await asyncio.to_thread(self._close_metrics)
+        if self.observer is not None:
+            await asyncio.to_thread(self.observer.close)
         self.datasets.close()
         self._lanes.shutdown(wait=False, cancel_futures=True)
 
