@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from service.feedback.room import Bounds as FeedbackBounds
 from service.feedback.room import Room
 from service.feedback.store import FeedbackStore
 from service.forward import Forward
+from service.gpus import Gpus
 from service.inputs import BodyLimits
 from service.jobs.place import JOBS, SUPERVISOR_LOCK
 from service.jobs.process import is_locked
@@ -64,6 +66,7 @@ class Engine:
         self.published = PublishedVersions(self.registry)
         self.slots = Slots(self.registry, settings, self._lanes, self.metrics)
         self.metrics.queue_age.set_function(self.slots.oldest_wait_s)
+        self.metrics.follow_gpus(Gpus(os.environ.get("CUDA_VISIBLE_DEVICES")).read)
         limits = Limits(header_px=settings.max_image_pixels, decoded_px=settings.max_decoded_pixels)
         self.decoder = Decoder(max(2, cores), limits, self.metrics)
         self.predictor = Predictor(self.decoder, Bounds(settings.queue_limit, settings.deadline_s), self.metrics)
