@@ -80,11 +80,19 @@ class Layout:
 
 
 def walk(root: Path) -> tuple[list[Path], list[Skipped]]:
-    """Find every image file below `root`. A link to a folder is followed once: a loop is left out, and said.
+    """As `find_images`.
 
     Raises:
         DatasetError: If there is no image at all.
     """
+    files, skipped = find_images(root)
+    if not files:
+        raise DatasetError(f"{root} holds no images; expected a folder of {', '.join(sorted(SUFFIXES))} files for each label")
+    return files, skipped
+
+
+def find_images(root: Path) -> tuple[list[Path], list[Skipped]]:
+    """Find every image file below `root`. A link to a folder is followed once: a loop is left out, and said."""
     files: list[Path] = []
     skipped: list[Skipped] = []
     seen: set[tuple[int, int]] = set()
@@ -104,8 +112,6 @@ def walk(root: Path) -> tuple[list[Path], list[Skipped]]:
                 files.append(path)
             else:
                 skipped.append(Skipped(path, reason))
-    if not files:
-        raise DatasetError(f"{root} holds no images; expected a folder of {', '.join(sorted(SUFFIXES))} files for each label")
     return files, skipped
 
 

@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from models.artifact import sync
 from service.errors import NotAuditedError
-from service.lines import append_line, open_lines
+from service.lines import append_line, bounded, open_lines
 from service.logs import key_id, request_id
 from service.rates import Bucket
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("candor.audit")
 # Room for the lines of whatever may be under way at once.
 _RESERVE_BYTES = 64 * 1024
-_MAX_TEXT, _MODE = 200, 0o600
+_MODE = 0o600
 # Refusals cost a caller nothing, and must not fill the disk.
 REFUSALS_PER_MINUTE = 120
 _noted: ContextVar[dict[str, Any] | None] = ContextVar("noted", default=None)
@@ -85,7 +85,7 @@ class Audit:
         own = {"time": datetime.now(UTC), "action": action, "object": target, "result": result}
         line = {**own, **fields, **own}
         # JSON has no line break outside of its texts, and none but as \n within.
-        data = to_json({name: _bounded(value) for name, value in line.items()}) + b"\n"
+        data = to_json({name: bounded(value) for name, value in line.items()}) + b"\n"
         with self._lock:
             is_new = not self._path.exists()
             descriptor = open_lines(self._path, _MODE)
@@ -162,7 +162,7 @@ class Entry:
 
     def _failed(self, err: OSError) -> NotAuditedError:
         """Log it with everything that the line would have said."""
-        about = {"action": self._access.template, "object": _bounded(self._target()), **self._fields, **self._known(None)}
+        about = {"action": self._access.template, "object": bounded(self._target()), **self._fields, **self._known(None)}
         logger.error("the audit log cannot be written (%s): %r", err.strerror, about)
         return NotAuditedError(f"the audit log cannot be written ({err.strerror}), and nothing is changed without it")
 
@@ -173,8 +173,3 @@ def _result(status: int | None) -> str:
     if status < 400:
         return "done"
     return "refused" if status < 500 else "failed"
-
-
-def _bounded(value: Any) -> Any:
-    """A text cut short, and without half characters, which JSON has no way to say."""
-    return value[:_MAX_TEXT].encode(errors="backslashreplace").decode() if isinstance(value, str) else value

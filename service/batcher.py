@@ -16,9 +16,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from service import stopwatch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
+
+    from service.stopwatch import Stage, Stopwatch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,6 +34,12 @@ class _Waiting(Generic[Item, Result]):
     item: Item
     answer: asyncio.Future[Result]
     since: float
+    watch: Stopwatch | None
+
+    def note(self, stage: Stage, started: float) -> None:
+        """A stage that began at `started` ends now; told to whoever watches the request."""
+        if self.watch is not None:
+            self.watch.note(stage, started, time.monotonic())
 
 
 class Batcher(Generic[Item, Result]):
@@ -71,7 +81,7 @@ class Batcher(Generic[Item, Result]):
             Exception: Whatever `run` raised for this item; a batch mate's error stays the mate's.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting[Item, Result](item, loop.create_future(), time.monotonic())
+        waiting = _Waiting[Item, Result](item, loop.create_future(), time.monotonic(), stopwatch.current.get())
         with self._lock:
             self._waiting.append(waiting)
             is_lane_free = self._busy < self._lanes
@@ -112,6 +122,7 @@ class Batcher(Generic[Item, Result]):
             while self._waiting and len(batch) < self._max_batch:
                 waiting = self._waiting.popleft()
                 if not waiting.answer.done():
+                    waiting.note("queue", waiting.since)
                     batch.append(waiting)
         if batch:
             now = time.monotonic()
@@ -120,12 +131,15 @@ class Batcher(Generic[Item, Result]):
 
     def _results(self, batch: Sequence[_Waiting[Item, Result]]) -> Sequence[Result | Exception]:
         """Run a batch; where it fails, run its items one by one, so that an error reaches only the one it belongs to."""
+        started = time.monotonic()
         try:
             results = self._run([waiting.item for waiting in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"the batch function gave {len(results)} results for {len(batch)} items")
         except Exception as err:  # noqa: BLE001 - whatever it is, it belongs to the callers and must not end the lane
             return [err] if len(batch) == 1 else [self._results([waiting])[0] for waiting in batch]
+        for waiting in batch:
+            waiting.note("inference", started)
         return results
 
     @staticmethod

@@ -1,12 +1,14 @@
-"""`python -m service` serves; `python -m service keys …` makes, shows and revokes the keys that callers show."""
+"""`python -m service` serves; `… score NAME FOLDER` classifies a folder; `… keys …` looks after the keys that callers show."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.errors import SettingsError
+from models.errors import ContractError, SettingsError
 from service import launcher
 from service.access import SCOPES
 from service.keys import create_key, read_keys, revoke_key
@@ -14,9 +16,10 @@ from service.logs import EXIT_SETTINGS
 from service.settings import read_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from service.access import KeyScope
+
+# A shell's for a process that Ctrl-C ended.
+_EXIT_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command is None:
         return launcher.main()
+    if options.command == "score":
+        return _score(options)
     try:
         path = read_settings().keys
         if path is None:
@@ -36,8 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m service", description="Serve; or look after the keys that callers show.")
-    commands = parser.add_subparsers(dest="command", metavar="keys")
+    parser = argparse.ArgumentParser(
+        prog="python -m service", description="Serve; or classify a folder; or look after the keys that callers show."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="score|keys")
+    score = commands.add_parser("score", help="classify every image of a folder, as /classify does, in lines of JSON on stdout")
+    score.add_argument("model", metavar="NAME[:N]", help="a model; without N its version in production")
+    score.add_argument("source", metavar="FOLDER", type=Path, help="images, in it and in folders below; or one image")
+    score.add_argument("--top-k", metavar="N", help="labels to name for each image; as many as /classify without it")
+    score.add_argument("--raw", action="store_true", help="probabilities as the network states them, and not calibrated")
+    score.add_argument("--no-trust", action="store_true", help="leave out how far to believe each result")
     keys = commands.add_parser("keys", help="make, show and revoke keys in the file that CANDOR_KEYS names")
     actions = keys.add_subparsers(dest="action", required=True)
     create = actions.add_parser("create", help="make a key; its token is shown once, on stdout")
@@ -54,6 +67,19 @@ def _scopes(text: str) -> tuple[KeyScope, ...]:
     if unknown or not given:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'nothing'} is no scope, expected some of {', '.join(SCOPES)}")
     return tuple(scope for scope in SCOPES if scope in given)
+
+
+def _score(options: argparse.Namespace) -> int:
+    try:
+        # Only here: the runtime takes a second to import, and nothing else of this module needs it.
+        scoring = importlib.import_module("service.score")
+        wish = scoring.read_wish(options.model, options.source, options.top_k, is_raw=options.raw, has_trust=not options.no_trust)
+        return int(scoring.score(read_settings(), wish))
+    except ContractError as err:
+        sys.stderr.write(f"{err}\n")
+        return EXIT_SETTINGS
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
 
 
 def _create(path: Path, options: argparse.Namespace) -> None:

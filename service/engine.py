@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from service.feedback.room import Bounds as FeedbackBounds
 from service.feedback.room import Room
 from service.feedback.store import FeedbackStore
 from service.forward import Forward, is_about_jobs
+from service.gpus import Gpus
 from service.inputs import BodyLimits
 from service.jobs.place import JOBS, SUPERVISOR_LOCK
 from service.jobs.process import is_locked
@@ -36,6 +38,7 @@ from service.jobs.schema import UNFINISHED
 from service.jobs.store import JobStore
 from service.keys import Keyring
 from service.metrics import Metrics
+from service.observer import make_observer
 from service.predictor import Predictor
 from service.published import PublishedVersions
 from service.slots import Slots
@@ -64,6 +67,7 @@ class Engine:
         self.published = PublishedVersions(self.registry)
         self.slots = Slots(self.registry, settings, self._lanes, self.metrics)
         self.metrics.queue_age.set_function(self.slots.oldest_wait_s)
+        self.metrics.follow_gpus(Gpus(os.environ.get("CUDA_VISIBLE_DEVICES")).read)
         limits = Limits(header_px=settings.max_image_pixels, decoded_px=settings.max_decoded_pixels)
         self.decoder = Decoder(max(2, cores), limits, self.metrics)
         self.backlog = Backlog(settings.queue_limit, settings.queue_wait_s, self.metrics)
@@ -86,6 +90,7 @@ class Engine:
         keyring = None if settings.keys is None else Keyring(settings.keys)
         self.admission = Admission(settings, keyring, self.metrics)
         self.audit = Audit(settings.home / "audit.jsonl")
+        self.observer = make_observer(settings)
         self._following: asyncio.Task[None] | None = None
         self._close_metrics: Callable[[], None] | None = None
 
@@ -158,6 +163,8 @@ class Engine:
             await self.forward.close()
         if self._close_metrics is not None:
             await asyncio.to_thread(self._close_metrics)
+        if self.observer is not None:
+            await asyncio.to_thread(self.observer.close)
         self.datasets.close()
         self._lanes.shutdown(wait=False, cancel_futures=True)
 

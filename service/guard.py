@@ -66,7 +66,11 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            observer = self._engine.get().observer
+            if observer is None:
+                await self._answer(scope, receive, send)
+            else:
+                await observer.answer(self._answer, scope, receive, send)
         else:
             # There is no route for a WebSocket; one that others bring along is not to go round the table.
             await send({"type": "websocket.close", "code": 1008})

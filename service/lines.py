@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_MAX_TEXT = 200
 
 
 def open_lines(path: Path, mode: int = 0o644) -> int:
@@ -33,3 +35,8 @@ def append_line(descriptor: int, line: bytes) -> None:
     if os.write(descriptor, line) != len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(descriptor)
+
+
+def bounded(value: Any) -> Any:
+    """A text cut short, and without half characters, which JSON has no way to say; anything else as it is."""
+    return value[:_MAX_TEXT].encode(errors="backslashreplace").decode() if isinstance(value, str) else value

@@ -126,21 +126,20 @@ class LiveModel:
         rows = self.judge.probabilities(logits)
         return [Judged(*one) for one in zip(logits, rows, self.judge.trust(rows, embeddings), strict=True)]
 
+    def outputs(self, images: Sequence[UInt8Array]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Run images, uint8 `[H, W, 3]` each, as one batch in the thread that asks: what `judge_batch` takes."""
+        with self._inference_duration.time():
+            if self.judge.needs_embedding:
+                logits, embeddings = self.runtime.outputs(images, ("logits", "embedding"))
+                return logits, embeddings
+            return self.runtime.run(images), None
+
     def _run(self, images: Sequence[Image]) -> list[Judged | Exception]:
         """Run a batch; what cannot be decoded keeps its place, and the others' answers."""
         decoded = [_decoded(image) for image in images]
         good = [pixels for pixels in decoded if not isinstance(pixels, Exception)]
-        judged = iter(self._judge(good) if good else ())
+        judged = iter(self.judge_batch(*self.outputs(good)) if good else ())
         return [pixels if isinstance(pixels, Exception) else next(judged) for pixels in decoded]
-
-    def _judge(self, images: Sequence[UInt8Array]) -> list[Judged]:
-        embeddings = None
-        with self._inference_duration.time():
-            if self.judge.needs_embedding:
-                logits, embeddings = self.runtime.outputs(images, ("logits", "embedding"))
-            else:
-                logits = self.runtime.run(images)
-        return self.judge_batch(logits, embeddings)
 
     def _explain(self, questions: Sequence[_Question]) -> list[Explanation]:
         (question,) = questions

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.decision import activate, rank_labels, ranked
+from service import stopwatch
 from service.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Predictor:
             DeadlineExceededError: If the answer did not come in time.
         """
         async with self._bounded(model, 1, deadline_s):
-            view = partial(self._decoder.view, image, model.manifest)
+            view = partial(self._decoder.view, image, model.manifest, stopwatch.current.get())
             explanation = await model.explained(view if model.decodes_in_lane else await self._decoder.apart(view), ask)
             self._backlog.answered()
         model.monitor.explained(explanation)
@@ -153,7 +154,7 @@ class Predictor:
 
     async def _pixels(self, model: LiveModel, image: bytes) -> Image:
         """The image's pixels, or what decodes them where the model's lanes do that."""
-        decode = partial(self._decoder.decode, image, model.manifest)
+        decode = partial(self._decoder.decode, image, model.manifest, stopwatch.current.get())
         return decode if model.decodes_in_lane else await self._decoder.apart(decode)
 
     async def _classify_one(self, model: LiveModel, image: bytes | UInt8Array, top_k: int, is_raw: bool) -> Answer:

@@ -63,6 +63,13 @@ class Settings(HomeSettings):
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="port that answers /metrics without a key, on the same address"
     )
+    access_log: bool = Field(default=False, description="one JSON line on stderr for each request")
+    traces: str | None = Field(
+        default=None, pattern=r"^https?://[^/\s]+/?$", description="the collector that spans are sent to, by OTLP over HTTP"
+    )
+    traces_share: float = Field(
+        default=0.01, ge=0, le=1, description="how many of the requests have a span whose caller has not decided it"
+    )
     follow_s: float = Field(default=0.5, gt=0, le=60, description="how often the registry's aliases are looked at")
     jobs_url: str | None = Field(
         default=None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
@@ -12,17 +12,13 @@ from models.confidence.familiarity import Verdict  # noqa: TC001 - pydantic read
 from models.confidence.judge import Action  # noqa: TC001 - pydantic reads the annotation
 from service.api.answer import ModelCard, keep, logged_problem, model_card, version_header
 from service.errors import ServiceError
-from service.predictor import Estimate
+from service.results import failure_of, result_of
 
 if TYPE_CHECKING:
     from service.calls import ClassifyCall
     from service.engine import Engine
     from service.live import LiveModel
-    from service.predictor import Answer, Range
-
-# Enough to compare with, and no digit that another processor would answer differently: of a probability after the point, of
-# a number, which may be of any size, from its first on.
-_DIGITS = 6
+    from service.predictor import Answer
 
 
 class LabelProbability(BaseModel):
@@ -109,7 +105,11 @@ async def answer_classify(engine: Engine, call: ClassifyCall | ServiceError) -> 
     except Exception as err:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log gets the reason
         return logged_problem(err).response()
     # Errors in place, status 200: the others' answers are good.
-    content = {"model": model_card(model), "results": [_result(result, call.has_trust) for result in results]}
+    said = [
+        failure_of(logged_problem(result)) if isinstance(result, BaseException) else result_of(result, has_trust=call.has_trust)
+        for result in results
+    ]
+    content = {"model": model_card(model), "results": said}
     return Response(to_json(content), headers=version_header(model), media_type="application/json")
 
 
@@ -118,23 +118,3 @@ async def _classify(engine: Engine, model: LiveModel, call: ClassifyCall) -> lis
     good = [image for image in call.images if isinstance(image, bytes)]
     answers = iter(await engine.predictor.classify(model, good, call.top_k, is_raw=call.is_raw, deadline_s=call.deadline_s))
     return [next(answers) if isinstance(image, bytes) else image for image in call.images]
-
-
-def _result(result: Answer | BaseException, has_trust: bool) -> dict[str, Any]:
-    if isinstance(result, BaseException):
-        problem = logged_problem(result)
-        return {"error": {"code": problem.code, "detail": problem.detail, "status": problem.status}}
-    trust = {"action": result.trust.action, "familiarity": result.trust.familiarity} if has_trust else {}
-    if isinstance(result, Estimate):
-        return {"value": _shorten(result.value), "unit": result.unit, "interval": _interval(result.interval)} | trust
-    predictions = [{"label": label, "probability": round(p, _DIGITS)} for label, p in result.labels]
-    selected = {} if result.selected is None else {"selected": result.selected}
-    return {"predictions": predictions} | selected | trust
-
-
-def _interval(known: Range | None) -> dict[str, float] | None:
-    return None if known is None else {"level": known.level, "low": _shorten(known.low), "high": _shorten(known.high)}
-
-
-def _shorten(number: float) -> float:
-    return float(f"{number:.{_DIGITS}g}")

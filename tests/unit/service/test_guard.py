@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from service.access import KeyScope
+    from service.observer import Observer
 
 PROMOTE = "/models/birds/promote"
 
@@ -41,6 +42,7 @@ class Engine:
         self.is_closing = False
         self.elsewhere = lambda path: None
         self.audit = Audit(home / "audit.jsonl", lambda: self.clock)
+        self.observer: Observer | None = None
         self.home = home
         self._settings = SimpleNamespace(**given)
         self.admission = Admission(self._settings, None, self.metrics)  # type: ignore[arg-type]
