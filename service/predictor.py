@@ -10,7 +10,7 @@ import contextlib
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from models.decision import activate, rank_labels, ranked
 from service.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Sequence
 
     from models.confidence.case import Ask
     from models.confidence.explanation import Explanation
@@ -69,6 +69,7 @@ class Estimate:
 
 
 Answer = Prediction | Estimate
+Said = TypeVar("Said")
 
 
 class Predictor:
@@ -122,8 +123,9 @@ class Predictor:
         """
         async with self._bounded(model, 1, deadline_s):
             view = partial(self._decoder.view, image, model.manifest)
-            explanation = await model.explained(view if model.decodes_in_lane else await self._decoder.apart(view), ask)
-            self._backlog.answered()
+            explanation = await self._timed(
+                model.explained(view if model.decodes_in_lane else await self._decoder.apart(view), ask)
+            )
         model.monitor.explained(explanation)
         return explanation
 
@@ -141,10 +143,19 @@ class Predictor:
         finally:
             self._backlog.leave(name, images)
 
+    async def _timed(self, answering: Awaitable[Said]) -> Said:
+        """Await what a lane says, and let the backlog learn from it; an error took its time too."""
+        try:
+            said = await answering
+        except Exception:
+            self._backlog.answered()
+            raise
+        self._backlog.answered()
+        return said
+
     async def _classify_one(self, model: LiveModel, image: bytes, top_k: int, is_raw: bool) -> Answer:
         pixels = partial(self._decoder.decode, image, model.manifest)
-        judged = await model.judged(pixels if model.decodes_in_lane else await self._decoder.apart(pixels))
-        self._backlog.answered()
+        judged = await self._timed(model.judged(pixels if model.decodes_in_lane else await self._decoder.apart(pixels)))
         answer = decide(model, judged, top_k, is_raw=is_raw)
         if isinstance(answer, Prediction):
             for label in (answer.labels[0][0],) if answer.selected is None else answer.selected:
