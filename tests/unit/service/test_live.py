@@ -12,6 +12,7 @@ import pytest
 
 from models.artifact import GOLDEN, MODEL
 from models.registry import Registry
+from service.device import Device
 from service.errors import ModelLoadError, NotReadyError, UnknownModelError
 from service.live import Plan, load
 from service.metrics import Metrics
@@ -52,7 +53,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def load_path(path: Path, pool: ThreadPoolExecutor) -> LiveModel:
-    return load(path, pool, Plan("cpu", 2, 4), Metrics())
+    return load(path, pool, Plan("cpu", 2, 4), Metrics(), Device())
 
 
 def test_loaded_version_answers_what_its_graph_computes(registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
@@ -172,7 +173,7 @@ def test_cuda_that_is_not_there_is_not_quietly_the_cpu(registry: Registry, tmp_p
         pytest.skip("this machine has a GPU")
     publish_colours(registry, tmp_path / "work")
     with pytest.raises(ModelLoadError):
-        load(registry.path("colours", 1), pool, Plan("cuda", 2, 4), Metrics())
+        load(registry.path("colours", 1), pool, Plan("cuda", 2, 4), Metrics(), Device())
 
 
 def test_warm_sizes_are_powers_of_two_and_the_largest() -> None:
@@ -183,7 +184,7 @@ def test_warm_sizes_are_powers_of_two_and_the_largest() -> None:
 
 def make_slots(registry: Registry, pool: ThreadPoolExecutor) -> tuple[Slots, Metrics]:
     metrics = Metrics()
-    return Slots(registry, Settings(), pool, metrics), metrics
+    return Slots(registry, Settings(), pool, metrics, Device()), metrics
 
 
 def test_version_that_may_not_serve_leaves_the_old_one_answering(

@@ -18,6 +18,7 @@ from models.preprocess import Limits
 from models.registry import Registry
 from service.backlog import Backlog
 from service.decode import Decoder
+from service.device import Device
 from service.errors import DeadlineExceededError, QueueFullError
 from service.live import Plan, load
 from service.metrics import Metrics
@@ -50,7 +51,7 @@ class Stuck:
 def build(tmp_path: Path, pool: ThreadPoolExecutor, queue_limit: int, deadline_s: float) -> tuple[Predictor, LiveModel, Metrics]:
     registry, metrics = Registry(tmp_path / "registry"), Metrics()
     publish_colours(registry, tmp_path / "work")
-    model = load(registry.path("colours", 1), pool, Plan("cpu", 2, 4), metrics)
+    model = load(registry.path("colours", 1), pool, Plan("cpu", 2, 4), metrics, Device())
     return Predictor(Decoder(2, Limits(), metrics), Backlog(queue_limit, 10, metrics), deadline_s, metrics), model, metrics
 
 
@@ -133,7 +134,7 @@ def change(model: LiveModel, **changes: Any) -> None:
 def load_tiny(tmp_path: Path, pool: ThreadPoolExecutor, tiny: Tiny, metrics: Metrics | None = None) -> LiveModel:
     registry = Registry(tmp_path / "registry")
     publish_tiny(registry, tmp_path / "work", "tiny", tiny)
-    return load(registry.path("tiny", 1), pool, Plan("cpu", 2, 4), metrics or Metrics())
+    return load(registry.path("tiny", 1), pool, Plan("cpu", 2, 4), metrics or Metrics(), Device())
 
 
 def test_selected_are_all_labels_at_or_over_their_thresholds_whatever_top_k_is(tmp_path: Path) -> None:
