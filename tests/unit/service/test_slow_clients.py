@@ -133,6 +133,27 @@ def test_head_that_trickles_is_not_waited_for_longer(address: Address) -> None:
     assert 5 < sent < 30
 
 
+@pytest.mark.parametrize("piece", [b"x-a: b\r\n", b"x"], ids=["many headers", "one header"])
+def test_head_without_end_is_refused_when_it_is_too_large(address: Address, piece: bytes) -> None:
+    block, sent = piece * 4096, 0
+    with connect(address) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(HEAD[:-2])
+            while sent < 100 * http.HEAD_BYTES:
+                connection.sendall(block)
+                sent += len(block)
+        # What lies in the system's buffers is not in the service's memory.
+        assert sent < 100 * http.HEAD_BYTES
+
+
+def test_head_of_almost_64_kib_is_taken(address: Address) -> None:
+    with connect(address) as connection:
+        for _ in range(3):
+            connection.sendall(HEAD[:-2] + b"x-a: " + b"b" * (http.HEAD_BYTES - 1000) + b"\r\n\r\n" + b"x" * 1000)
+            answer = connection.recv(65536)
+            assert answer.endswith(b"1000"), answer
+
+
 def test_connection_may_rest_between_requests_but_not_within_the_next_head(address: Address) -> None:
     with connect(address) as connection:
         for _ in range(2):
