@@ -10,7 +10,16 @@ from models.confidence.case import DEFAULT_LEVEL
 from service.api.classify import ClassifyAnswer
 from service.api.explain import ExplainAnswer
 from service.api.security import SCHEMES, needed, secure, statuses
-from service.calls import DEFAULT_NEIGHBORS, DEFAULT_TOP_K, MAX_LEVEL, MAX_NEIGHBORS, MAX_TOP_K, HeatmapForm
+from service.calls import (
+    DEADLINE_HEADER,
+    DEFAULT_NEIGHBORS,
+    DEFAULT_TOP_K,
+    MAX_DEADLINE_MS,
+    MAX_LEVEL,
+    MAX_NEIGHBORS,
+    MAX_TOP_K,
+    HeatmapForm,
+)
 from service.retraining import MAX_KEY_LENGTH, RetrainRequest
 
 if TYPE_CHECKING:
@@ -32,6 +41,13 @@ PROBLEM = {
 }
 _MODEL = {"model": {"type": "string", "description": "name (its production version) or name:N"}}
 _TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
+_WAITS = {
+    "name": DEADLINE_HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
+    "description": "how long you wait, in milliseconds: what would come later is not computed, and is a 504",
+}
 _FILE = {"type": "string", "format": "binary"}
 _TEXT = {"type": "string", "contentEncoding": "base64"}
 
@@ -104,6 +120,8 @@ def complete(app: FastAPI) -> dict[str, Any]:
     document["components"]["securitySchemes"] = SCHEMES
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            if "requestBody" in operation:
+                operation["responses"].update(problems(408))
             need = needed(path, method)
             secure(operation, need)
             operation["responses"].update(problems(*statuses(need, method)))
@@ -208,7 +226,7 @@ def _inference(
         "operationId": operation,
         "summary": summary,
         "description": description,
-        "parameters": [{"name": name, "in": "query", "required": False, "schema": of} for name, of in fields.items()],
+        "parameters": [*({"name": name, "in": "query", "required": False, "schema": of} for name, of in fields.items()), _WAITS],
         "requestBody": {
             "required": True,
             "content": {
