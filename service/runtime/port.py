@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Runtime(Protocol):
     """A loaded graph. `run` and `outputs` may be called from several threads at once.
 
-    Both raise `DeviceLostError` if nothing that this process computes can be believed any more, and `OutOfMemoryError` if there was no
-    room for this batch.
+    Both raise `DeviceLostError` if nothing that this process computes can be believed any more, and `OutOfMemoryError` if there
+    was no room for this batch.
     """
 
     @property

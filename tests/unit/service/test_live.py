@@ -154,6 +154,29 @@ def test_graph_that_does_not_load_is_not_served(
         load_path(registry.path("colours", 1), pool)
 
 
+@pytest.mark.parametrize("name", [MODEL, GOLDEN, "weights.safetensors"])
+def test_pickle_under_another_name_is_refused_and_nothing_of_it_runs(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor, name: str
+) -> None:
+    # Whoever unpickles this makes a folder.
+    proof = tmp_path / "it-ran"
+    payload = f"cos\nmkdir\n(V{proof}\ntR.".encode()
+    folder = tmp_path / "work"
+    write_files(folder)
+    (folder / name).write_bytes(payload)
+    registry.publish(folder, colour_manifest("colours"))
+    if name == "weights.safetensors":
+        # To be trained on from; the service does not open it.
+        assert load_path(registry.path("colours", 1), pool).manifest.version == 1
+    else:
+        with pytest.raises(ModelLoadError):
+            load_path(registry.path("colours", 1), pool)
+    assert not proof.exists()
+    module = __import__("pickle")
+    module.loads(payload)
+    assert proof.exists(), "the payload does nothing, and so proves nothing"
+
+
 @pytest.mark.parametrize("golden", [b"", b"PK\x03\x04 broken"])
 def test_golden_file_that_cannot_be_read_is_not_served(
     registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor, golden: bytes
