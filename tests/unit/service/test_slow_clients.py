@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-HEAD_S = BODY_S = 0.4
+HEAD_S = BODY_S = READ_S = 0.4
 # What a test machine may be late by.
 SLACK_S = 5.0
 HEAD = b"POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n"
@@ -30,6 +30,7 @@ Address = tuple[str, int]
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "HEAD_S", HEAD_S)
+    monkeypatch.setattr(http, "READ_S", READ_S)
     monkeypatch.setattr(guard, "BODY_S", BODY_S)
     monkeypatch.setattr(guard, "BODY_BYTES_PER_S", 1000)
 
@@ -276,3 +277,43 @@ def test_who_hangs_up_within_a_body_is_noticed_at_once(address: Address, app: Re
         time.sleep(0.05)
     until(lambda: app.hung_up)
     assert app.hung_up == [10]
+
+
+LARGE = 20_000_000
+
+
+async def generous(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer more than the system's buffers hold, piece by piece."""
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(LARGE).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for number in range(20):
+        await send({"type": "http.response.body", "body": bytes(LARGE // 20), "more_body": number < 19})
+
+
+def ask_for_much(address: Address) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    connection.settimeout(SLACK_S)
+    connection.connect(address)
+    connection.sendall(b"GET /models HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    return connection
+
+
+def test_answer_that_nobody_reads_is_given_up(engine: Engine) -> None:
+    with listening(generous, engine) as address:
+        connections = [ask_for_much(address) for _ in range(5)]
+        time.sleep(READ_S / 2)
+        assert "candor_in_flight 5.0" in engine.metrics.render().decode()
+        until(lambda: "candor_in_flight 0.0" in engine.metrics.render().decode())
+        for connection in connections:
+            assert len(rest(connection)) < LARGE
+            connection.close()
+
+
+def test_answer_that_is_read_slowly_is_sent_to_its_end(engine: Engine) -> None:
+    with listening(generous, engine) as address, ask_for_much(address) as connection:
+        started, size = time.monotonic(), 0
+        while size < LARGE:
+            size += len(connection.recv(500_000))
+            time.sleep(READ_S / 50)
+        assert time.monotonic() - started > READ_S
