@@ -143,7 +143,7 @@ def _deadline(request: Request) -> float:
     given = request.headers.get(DEADLINE_HEADER)
     if given is None:
         return math.inf
-    if not given.isdecimal() or not 1 <= int(given[:12]) <= MAX_DEADLINE_MS:
+    if not given.isdecimal() or len(given) > len(str(MAX_DEADLINE_MS)) or not 1 <= int(given) <= MAX_DEADLINE_MS:
         raise BadRequestError(f"{DEADLINE_HEADER} is {given!r:.80}, expected milliseconds from 1 to {MAX_DEADLINE_MS}")
     return int(given) / 1000
 
