@@ -7,6 +7,7 @@ read. What is not known is refused, with what is known.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -89,7 +90,7 @@ async def read_classify(request: Request, limits: BodyLimits, expect: Expect) ->
         ServiceError: As `inputs.read_body` and `expect`; BadRequestError also if a parameter is unknown or malformed, or there
             are too many images; EmptyBodyError if there is none.
     """
-    deadline_s = _deadline(request)
+    until = time.monotonic() + _deadline(request)
     _expect_early(request, expect)
     body = await read_body(request, limits)
     given = parameters(request, body, ("model", "top_k", "raw", "trust"))
@@ -102,7 +103,8 @@ async def read_classify(request: Request, limits: BodyLimits, expect: Expect) ->
         top_k=_top_k(given),
         is_raw=_flag("raw", given.get("raw"), default=False),
         has_trust=_flag("trust", given.get("trust"), default=True),
-        deadline_s=deadline_s,
+        # The time in which the body came was the caller's waiting too.
+        deadline_s=max(0.0, until - time.monotonic()),
     )
 
 
@@ -112,7 +114,7 @@ async def read_explain(request: Request, limits: BodyLimits, expect: Expect) -> 
     Raises:
         ServiceError: As `read_classify`; BadRequestError also if there are several images.
     """
-    deadline_s = _deadline(request)
+    until = time.monotonic() + _deadline(request)
     _expect_early(request, expect)
     body = await read_body(request, limits)
     known = ("model", "confidence_level", "top_k", "neighbors", "heatmap", "versus")
@@ -128,7 +130,8 @@ async def read_explain(request: Request, limits: BodyLimits, expect: Expect) -> 
         neighbors=integer("neighbors", given.get("neighbors"), DEFAULT_NEIGHBORS, 0, MAX_NEIGHBORS),
         heatmap=_heatmap(given.get("heatmap")),
         versus=_text("versus", given.get("versus"), "a label of the model"),
-        deadline_s=deadline_s,
+        # The time in which the body came was the caller's waiting too.
+        deadline_s=max(0.0, until - time.monotonic()),
     )
 
 

@@ -135,6 +135,9 @@ class Predictor:
         name, within_s = model.manifest.name, min(deadline_s, self._deadline_s)
         self._backlog.enter(name, images)
         try:
+            if not within_s:
+                # A lane could take it before the first timer fires.
+                raise TimeoutError
             async with asyncio.timeout(within_s):
                 yield
         except TimeoutError as err:

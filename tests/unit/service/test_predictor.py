@@ -90,6 +90,20 @@ def test_answer_that_would_come_too_late_is_given_up(tmp_path: Path) -> None:
         asyncio.run(scenario(pool))
 
 
+def test_caller_that_waits_no_more_is_not_begun_with(tmp_path: Path) -> None:
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        predictor, model, metrics = build(tmp_path, pool, 3, 10)
+        with pytest.raises(DeadlineExceededError):
+            await predictor.classify(model, [picture()] * 2, 1, deadline_s=0.0)
+        await asyncio.sleep(0.05)
+        assert 'candor_batch_size_count{model="colours"} 0.0' in metrics.render().decode()
+        assert 'candor_shed_total{reason="deadline_exceeded"} 1.0' in metrics.render().decode()
+        assert "candor_queue_depth 0.0" in metrics.render().decode()
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(scenario(pool))
+
+
 def test_bad_image_is_an_answer_of_its_own(tmp_path: Path) -> None:
     async def scenario(pool: ThreadPoolExecutor) -> None:
         predictor, model, _ = build(tmp_path, pool, 9, 10)
