@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Of each answer in the mean time between answers: the last fifty or so count.
 _WEIGHT = 0.02
+# So many may always be there: of one alone it cannot be seen how fast they are answered.
+_LEAST = 2.0
 
 
 class Backlog:
@@ -75,18 +77,24 @@ class Backlog:
         if not self._images[model]:
             del self._images[model]
         self._add(-images)
+        if not self._total:
+            # Until the next answer nobody waits.
+            self._last = None
 
     def answered(self) -> None:
-        """Learn from an image that was answered how fast that goes, if others were waiting all the while."""
+        """Learn from an image that was answered how fast that goes, if others were waiting all the while.
+
+        A pause longer than anybody may wait, such as that of a stopped process, says no more than that it was long.
+        """
         now = self._clock()
         if self._last is not None:
-            pace_s = now - self._last
+            pace_s = min(now - self._last, self._wait_s)
             self._pace_s = pace_s if self._pace_s is None else self._pace_s + _WEIGHT * (pace_s - self._pace_s)
         self._last = now if self._total > 1 else None
 
     def _bound(self) -> float:
-        """Images that may wait; never so few that nothing could be taken."""
-        return self._limit if self._pace_s is None else min(self._limit, max(1.0, self._wait_s / self._pace_s))
+        """Images that may wait."""
+        return self._limit if not self._pace_s else min(self._limit, max(_LEAST, self._wait_s / self._pace_s))
 
     def _add(self, images: int) -> None:
         self._total += images

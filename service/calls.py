@@ -7,6 +7,7 @@ read. What is not known is refused, with what is known.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -89,7 +90,7 @@ async def read_classify(request: Request, limits: BodyLimits, expect: Expect) ->
         ServiceError: As `inputs.read_body` and `expect`; BadRequestError also if a parameter is unknown or malformed, or there
             are too many images; EmptyBodyError if there is none.
     """
-    deadline_s = deadline_of(request)
+    until = time.monotonic() + deadline_of(request)
     _expect_early(request, expect)
     body = await read_body(request, limits)
     given = parameters(request, body, ("model", "top_k", "raw", "trust"))
@@ -102,7 +103,8 @@ async def read_classify(request: Request, limits: BodyLimits, expect: Expect) ->
         top_k=_top_k(given),
         is_raw=_flag("raw", given.get("raw"), default=False),
         has_trust=_flag("trust", given.get("trust"), default=True),
-        deadline_s=deadline_s,
+        # The time in which the body came was the caller's waiting too.
+        deadline_s=max(0.0, until - time.monotonic()),
     )
 
 
@@ -112,7 +114,7 @@ async def read_explain(request: Request, limits: BodyLimits, expect: Expect) -> 
     Raises:
         ServiceError: As `read_classify`; BadRequestError also if there are several images.
     """
-    deadline_s = deadline_of(request)
+    until = time.monotonic() + deadline_of(request)
     _expect_early(request, expect)
     body = await read_body(request, limits)
     known = ("model", "confidence_level", "top_k", "neighbors", "heatmap", "versus")
@@ -128,7 +130,8 @@ async def read_explain(request: Request, limits: BodyLimits, expect: Expect) -> 
         neighbors=integer("neighbors", given.get("neighbors"), DEFAULT_NEIGHBORS, 0, MAX_NEIGHBORS),
         heatmap=_heatmap(given.get("heatmap")),
         versus=_text("versus", given.get("versus"), "a label of the model"),
-        deadline_s=deadline_s,
+        # The time in which the body came was the caller's waiting too.
+        deadline_s=max(0.0, until - time.monotonic()),
     )
 
 
@@ -147,7 +150,7 @@ def deadline_of(request: Request) -> float:
     given = request.headers.get(DEADLINE_HEADER)
     if given is None:
         return math.inf
-    if not given.isdecimal() or not 1 <= int(given[:12]) <= MAX_DEADLINE_MS:
+    if not given.isdecimal() or len(given) > len(str(MAX_DEADLINE_MS)) or not 1 <= int(given) <= MAX_DEADLINE_MS:
         raise BadRequestError(f"{DEADLINE_HEADER} is {given!r:.80}, expected milliseconds from 1 to {MAX_DEADLINE_MS}")
     return int(given) / 1000
 

@@ -22,6 +22,7 @@ from service.budget import Budget
 from service.cores import available_cores
 from service.datasets import Datasets, locate
 from service.decode import Decoder
+from service.device import Device
 from service.errors import ServiceError
 from service.feedback.desk import FeedbackDesk
 from service.feedback.files import Files
@@ -57,7 +58,8 @@ class Engine:
         """Build the parts; nothing but the keys is read until `start`.
 
         Raises:
-            SettingsError: If the key file is no good, or feedback cannot be kept where it is to be.
+            SettingsError: If the key file is no good, feedback cannot be kept where it is to be, or there is no GPU and one is
+                to compute.
         """
         cores = available_cores()
         self.settings = settings
@@ -65,7 +67,8 @@ class Engine:
         self.registry = Registry(settings.registry_root)
         self._lanes = ThreadPoolExecutor(max(2, cores), thread_name_prefix="infer")
         self.published = PublishedVersions(self.registry)
-        self.slots = Slots(self.registry, settings, self._lanes, self.metrics)
+        self.device = Device()
+        self.slots = Slots(self.registry, settings, self._lanes, self.metrics, self.device)
         self.metrics.queue_age.set_function(self.slots.oldest_wait_s)
         self.metrics.follow_gpus(Gpus(os.environ.get("CUDA_VISIBLE_DEVICES")).read)
         limits = Limits(header_px=settings.max_image_pixels, decoded_px=settings.max_decoded_pixels)
@@ -179,6 +182,16 @@ class EngineRef:
     def set(self, engine: Engine | None) -> None:
         """Put the engine there, or take it away."""
         self._engine = engine
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether there is an engine, and it drains."""
+        return self._engine is not None and self._engine.is_closing
+
+    def close(self) -> None:
+        """Say that this service is going; where it has not started there is nobody to tell."""
+        if self._engine is not None:
+            self._engine.is_closing = True
 
     def get(self) -> Engine:
         """The engine.

@@ -25,6 +25,8 @@
     ├── QueueFullError               429  queue_full
     ├── RateLimitedError             429  rate_limited
     ├── NotReadyError                503  not_ready
+    │   └── DeviceLostError          503  not_ready
+    ├── OutOfMemoryError             503  out_of_memory
     ├── NoSupervisorError            503  no_supervisor
     ├── JobsUnreadableError          503  jobs_unreadable
     ├── NotAuditedError              503  not_audited
@@ -279,6 +281,23 @@ class NotReadyError(ServiceError):
     status = 503
     code = "not_ready"
     retry_after_s = 2
+
+
+class DeviceLostError(NotReadyError):
+    """What computes is broken for as long as this process lives: nothing that it answers can be believed."""
+
+    def __init__(self, reason: str = "") -> None:
+        """Keep the reason for the log; callers learn nothing of the inside."""
+        super().__init__("the device failed, and the service starts again; try again")
+        self.reason = reason
+
+
+class OutOfMemoryError(ServiceError):
+    """The device has no room for this batch now; what runs beside it goes on."""
+
+    status = 503
+    code = "out_of_memory"
+    retry_after_s = 1
 
 
 class NoSupervisorError(ServiceError):

@@ -17,6 +17,7 @@ from service import access
 from service.audit import Entry
 from service.errors import (
     PROBLEM_TYPE,
+    DeviceLostError,
     DisconnectedError,
     NotAuditedError,
     ServiceError,
@@ -79,7 +80,7 @@ class Guard:
         engine = self._engine.get()
         found = access.find(scope["method"], scope["path"])
         entry = Entry(engine.audit, found, _client(scope)) if found is not None and found.is_mutation else None
-        answer = _Answer(scope, send, entry, lambda: engine.is_closing)
+        answer = _Answer(scope, send, entry, engine)
         request_id.set(answer.request_id.decode())
         key_id.set(None)
         is_open_inference.set(f"{scope['path']}/".startswith("/v2/"))
@@ -120,6 +121,8 @@ class Guard:
 
     async def _admit(self, engine: Engine, scope: Scope, found: Access | None, entry: Entry | None) -> None:
         """Let a request through, or raise why not; what may change something, only if it can be audited."""
+        if engine.device.is_lost:
+            raise DeviceLostError
         try:
             engine.admission.admit(scope, found)
         except ServiceError:
@@ -209,8 +212,8 @@ class _Body:
 class _Answer:
     """What is sent, with the request id on it, with every error in one form, and not before it is audited."""
 
-    def __init__(self, scope: Scope, send: Send, entry: Entry | None, is_closing: Callable[[], bool]) -> None:
-        self._is_closing = is_closing
+    def __init__(self, scope: Scope, send: Send, entry: Entry | None, engine: Engine) -> None:
+        self._engine = engine
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         self.request_id: bytes = given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
         self.status = 500
@@ -228,6 +231,11 @@ class _Answer:
             await self._send(message)
             return
         headers = dict(message.get("headers", ()))
+        if message["status"] < 400 and self._engine.device.is_lost:
+            # What was computed shortly before the fault showed may be garbage already.
+            self.is_replaced = True
+            await self.replace(problem_of(DeviceLostError()).response())
+            return
         if message["status"] >= 400 and not headers.get(b"content-type", b"").startswith(PROBLEM_TYPE.encode()):
             self.is_replaced = True
             response = problem_of_status(message["status"]).response()
@@ -261,7 +269,7 @@ class _Answer:
         self.is_started = True
         self.status = message["status"]
         headers = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
-        if self._is_closing():
+        if self._engine.is_closing:
             # Whoever keeps this connection should open the next one to somebody else.
             headers.append((b"connection", b"close"))
         await self._send({**message, "headers": headers})

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, which waits for a request's head only so long: who connects and says nothing is let go."""
+"""uvicorn's HTTP protocol, which lets go of those who make it wait: for the end of a head, or for an answer to be read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ if TYPE_CHECKING:
 
 # From connecting, or from the first byte of a further request on a connection, to the end of the head.
 HEAD_S = 10.0
+# The parser itself would take a head without end.
+HEAD_BYTES = 2**16
+# How long nothing of an answer may be read: it lies in memory meanwhile.
+READ_S = 30.0
 
 
 class Protocol(HttpToolsProtocol):
     """See the module. A connection that rests between two requests has uvicorn's own time for that."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
@@ -26,7 +32,30 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         self._wait_no_more()
+        self._is_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begin to wait for somebody to read."""
+        super().pause_writing()
+        self._is_read()
+        # What nobody reads would keep a connection that is only closed.
+        self._read_timer = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Somebody reads."""
+        self._is_read()
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; a head that has no end by now is refused."""
+        waited = self._head_timer
+        super().data_received(data)
+        # What came with the end of something else does not count: it may be that.
+        if waited is not None and waited is self._head_timer:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("the head of the request is too large")
 
     def on_message_begin(self) -> None:
         """Begin to wait for the head of a further request."""
@@ -40,12 +69,18 @@ class Protocol(HttpToolsProtocol):
 
     def _wait(self) -> None:
         if self._head_timer is None:
+            self._head_bytes = 0
             self._head_timer = self.loop.call_later(HEAD_S, self._let_go)
 
     def _wait_no_more(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _is_read(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _let_go(self) -> None:
         self._head_timer = None

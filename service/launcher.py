@@ -48,6 +48,10 @@ def main() -> int:
         settings = read_settings()
         if settings.keys is not None:
             read_keys(settings.keys)
+        if settings.registry is not None and not settings.registry.is_dir():
+            raise SettingsError(
+                f"CANDOR_REGISTRY={settings.registry} is no folder; is it mounted? make it, should it be a new one"
+            )
     except SettingsError as err:
         sys.stderr.write(f"{err}\n")
         return EXIT_SETTINGS
@@ -150,7 +154,8 @@ class Launcher:
                 process.kill()
                 process.wait()
         server = self._server.process
-        return 0 if server is None else abs(server.returncode)
+        # One that had not yet begun to listen to signals ended as it was asked to all the same.
+        return 0 if server is None or server.returncode == -signal.SIGTERM else abs(server.returncode)
 
 
 def _can_train() -> bool:

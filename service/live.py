@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from models.decision import in_order
 from models.errors import ContractError, ImageError
 from models.preprocess import UInt8Array
 from service.batcher import Batcher
-from service.errors import ModelLoadError
+from service.errors import DeviceLostError, ModelLoadError
 from service.monitor import Monitor
 from service.runtime.choose import load_runtime, ways
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from models.confidence.judge import Trust
     from models.manifest import Manifest
     from service.decode import View
+    from service.device import Device
     from service.metrics import Metrics
     from service.runtime.choose import Precision, RuntimeName
     from service.runtime.port import Runtime
@@ -66,12 +68,20 @@ class LiveModel:
     """What answers for one version. Made by `load`, in a thread; used from the event loop."""
 
     def __init__(
-        self, manifest: Manifest, judge: Judge, runtime: Runtime, executor: Executor, plan: Plan, metrics: Metrics
+        self,
+        manifest: Manifest,
+        judge: Judge,
+        runtime: Runtime,
+        executor: Executor,
+        plan: Plan,
+        metrics: Metrics,
+        device: Device,
     ) -> None:
         """Put batchers over a runtime that was checked."""
         self.manifest = manifest
         self.judge = judge
         self.runtime = runtime
+        self._device = device
         thresholds = judge.confidence.thresholds
         # [K] in the labels' order, once and not at every answer
         self.thresholds = None if thresholds is None else in_order(thresholds, manifest.labels)
@@ -128,7 +138,7 @@ class LiveModel:
 
     def outputs(self, images: Sequence[UInt8Array]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         """Run images, uint8 `[H, W, 3]` each, as one batch in the thread that asks: what `judge_batch` takes."""
-        with self._inference_duration.time():
+        with self._computing():
             if self.judge.needs_embedding:
                 logits, embeddings = self.runtime.outputs(images, ("logits", "embedding"))
                 return logits, embeddings
@@ -144,12 +154,22 @@ class LiveModel:
     def _explain(self, questions: Sequence[_Question]) -> list[Explanation]:
         (question,) = questions
         manifest, view = self.manifest, question.view() if callable(question.view) else question.view
-        with self._inference_duration.time():
+        with self._computing():
             outputs = self.runtime.outputs(view.pixels[None], ("logits", "embedding", manifest.outputs.spatial))
         with self._explain_duration.time():
             logits, embedding, spatial = (output[0] for output in outputs)
             seen = Seen(logits, embedding, spatial, view.pixels, view.box)
             return [explain(self.judge, manifest.labels, manifest.unit, seen, question.ask)]
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Measure what the runtime does, and notice when the device is lost."""
+        with self._inference_duration.time():
+            try:
+                yield
+            except DeviceLostError as err:
+                self._device.lose(err.reason)
+                raise
 
     def _taken(self, size: int, waited: Sequence[float]) -> None:
         self._batch_size.observe(size)
@@ -195,14 +215,24 @@ class Plan:
         return sorted(sizes | {self.max_batch})
 
 
-def load(path: Path, executor: Executor, plan: Plan, metrics: Metrics) -> LiveModel:
+def load(path: Path, executor: Executor, plan: Plan, metrics: Metrics, device: Device) -> LiveModel:
     """Load a version beside what is running: verify its files, its golden outputs, and warm every batch size.
 
     Blocks for seconds; call it in a thread.
 
     Raises:
         ModelLoadError: If the version may not serve. Nothing is left behind.
+        OutOfMemoryError: If the device has no room for it.
+        DeviceLostError: If the device failed; `device` knows.
     """
+    try:
+        return _load(path, executor, plan, metrics, device)
+    except DeviceLostError as err:
+        device.lose(err.reason)
+        raise
+
+
+def _load(path: Path, executor: Executor, plan: Plan, metrics: Metrics, device: Device) -> LiveModel:
     try:
         artifact = Artifact.load(path)
     except (ContractError, OSError) as err:
@@ -212,4 +242,4 @@ def load(path: Path, executor: Executor, plan: Plan, metrics: Metrics) -> LiveMo
     for size in plan.warm_sizes:
         runtime.run(np.resize(images, (size, *images.shape[1:])))
     judge = Judge(artifact.manifest.task, artifact.confidence, artifact.evidence)
-    return LiveModel(artifact.manifest, judge, runtime, executor, plan, metrics)
+    return LiveModel(artifact.manifest, judge, runtime, executor, plan, metrics, device)

@@ -10,7 +10,7 @@ import contextlib
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from service import stopwatch
 from service.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Sequence
 
     from models.confidence.case import Ask
     from models.confidence.explanation import Explanation
@@ -74,6 +74,7 @@ class Estimate:
 
 
 Answer = Prediction | Estimate
+Said = TypeVar("Said")
 
 
 class Predictor:
@@ -133,8 +134,9 @@ class Predictor:
         """
         async with self._bounded(model, 1, deadline_s):
             view = partial(self._decoder.view, image, model.manifest, stopwatch.current.get())
-            explanation = await model.explained(view if model.decodes_in_lane else await self._decoder.apart(view), ask)
-            self._backlog.answered()
+            explanation = await self._timed(
+                model.explained(view if model.decodes_in_lane else await self._decoder.apart(view), ask)
+            )
         model.monitor.explained(explanation)
         return explanation
 
@@ -144,6 +146,9 @@ class Predictor:
         name, within_s = model.manifest.name, min(deadline_s, self._deadline_s)
         self._backlog.enter(name, images)
         try:
+            if not within_s:
+                # A lane could take it before the first timer fires.
+                raise TimeoutError
             async with asyncio.timeout(within_s):
                 yield
         except TimeoutError as err:
@@ -157,9 +162,19 @@ class Predictor:
         decode = partial(self._decoder.decode, image, model.manifest, stopwatch.current.get())
         return decode if model.decodes_in_lane else await self._decoder.apart(decode)
 
-    async def _classify_one(self, model: LiveModel, image: bytes | UInt8Array, top_k: int, is_raw: bool) -> Answer:
-        judged = await model.judged(await self._pixels(model, image) if isinstance(image, bytes) else image)
+    async def _timed(self, answering: Awaitable[Said]) -> Said:
+        """Await what a lane says, and let the backlog learn from it; an error took its time too."""
+        try:
+            said = await answering
+        except Exception:
+            self._backlog.answered()
+            raise
         self._backlog.answered()
+        return said
+
+    async def _classify_one(self, model: LiveModel, image: bytes | UInt8Array, top_k: int, is_raw: bool) -> Answer:
+        pixels = await self._pixels(model, image) if isinstance(image, bytes) else image
+        judged = await self._timed(model.judged(pixels))
         answer = decide(model, judged, top_k, is_raw=is_raw)
         if isinstance(answer, Prediction):
             for label in (answer.labels[0][0],) if answer.selected is None else answer.selected:

@@ -26,13 +26,14 @@ from models.registry import Registry
 from service.api.answer import model_card
 from service.calls import DEFAULT_TOP_K, MAX_TOP_K, integer
 from service.cores import available_cores
+from service.device import Device
 from service.errors import BadRequestError, BodyTooLargeError, ModelLoadError, Problem, ServiceError, problem_of
 from service.live import Plan, load
 from service.logs import EXIT_UNAVAILABLE
 from service.metrics import Metrics
 from service.predictor import decide
 from service.results import failure_of, result_of
-from service.runtime.onnx import available_provider
+from service.runtime.onnx import chosen_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -135,10 +136,9 @@ class Scorer:
             UnknownModelError: If there is none.
             ModelLoadError: If it may not serve.
         """
-        registry, cores, provider = Registry(settings.registry_root), available_cores(), available_provider()
+        registry, cores, provider = Registry(settings.registry_root), available_cores(), chosen_provider(settings.device)
         path = registry.path(*registry.resolve(wish.model))
-        # On a CPU a batch is no faster than its images one by one, and slower where it leaves the caches.
-        plan = Plan(provider, cores, settings.max_batch or (1 if provider == "cpu" else None))
+        plan = Plan(provider, cores, settings.max_batch, settings.runtime, settings.precision)
         self._wish = wish
         self._max_bytes = settings.max_body_bytes
         self._limits = Limits(header_px=settings.max_image_pixels, decoded_px=settings.max_decoded_pixels)
@@ -146,7 +146,7 @@ class Scorer:
         # Who waits for a GPU leaves its core to another.
         self._threads = cores if provider == "cpu" else cores + plan.lanes
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="score")
-        self.model = load(path, self._pool, plan, Metrics())
+        self.model = load(path, self._pool, plan, Metrics(), Device())
 
     def results(self, root: Path, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The names below `root`, in order, with what is said of each."""

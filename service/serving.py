@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from models.errors import SettingsError
 from service.http import Protocol
 from service.logs import EXIT_UNAVAILABLE, configure
 from service.parent import when_parent_ends
@@ -43,6 +44,11 @@ def main() -> int:
 def serve(settings: Settings) -> int:
     """See `main`."""
     logging.getLogger("bentoml").setLevel(logging.WARNING)
+    for name in ("bentoml.serve", "uvicorn.error"):
+        logging.getLogger(name).addFilter(_plainly)
+    # Until uvicorn listens to them, and again when it has drained: it raises once more what it has obeyed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     with tempfile.TemporaryDirectory(prefix="candor-bentoml-") as home:
         os.environ["BENTOML_HOME"] = home
         os.environ["BENTOML_DO_NOT_TRACK"] = "true"
@@ -55,13 +61,28 @@ def serve(settings: Settings) -> int:
         # all of it holds up every request for tens of milliseconds.
         gc.collect()
         gc.freeze()
-        # uvicorn raises a signal again after it has drained; by then it has been obeyed.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
         server = _Server(_config(asgi.application, settings), asgi.engine, settings)
         when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        server.run()
-    return 0 if server.started else EXIT_UNAVAILABLE
+        try:
+            server.run()
+        except SystemExit as err:
+            # With a code it never listened: the port is taken, or a setting is no good; it has said which.
+            return EXIT_UNAVAILABLE if err.code else 0
+    return 0
+
+
+def _plainly(record: logging.LogRecord) -> bool:
+    """A setting that is no good is said once, in its own sentence, and not where in the code it was found."""
+    if record.exc_info and isinstance(record.exc_info[1], SettingsError):
+        return False
+    _, found, sentence = record.getMessage().rpartition("SettingsError: ")
+    if found:
+        record.msg, record.args = sentence.strip(), ()
+    return not record.getMessage().startswith("Application startup failed")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 class _Server(uvicorn.Server):
@@ -83,13 +104,12 @@ class _Server(uvicorn.Server):
 
         A second signal ends the waiting, and a third what is in flight.
         """
-        engine = self._engine.get()
-        if engine.is_closing or not self._settings.drain_s or not self.started:
-            # Who follows a job's events would hold up the drain until its end.
-            engine.is_closing = True
+        is_again = self._engine.is_closing
+        # Who follows a job's events would hold up the drain until its end.
+        self._engine.close()
+        if is_again or not self._settings.drain_s or not self.started:
             super().handle_exit(sig, frame)
             return
-        engine.is_closing = True
         loop, drain = asyncio.get_running_loop(), super().handle_exit
         # Called between two instructions of whatever ran, so the loop is told as another thread would tell it.
         loop.call_soon_threadsafe(loop.call_later, self._settings.drain_s, drain, sig, frame)

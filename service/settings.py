@@ -28,6 +28,10 @@ class Settings(HomeSettings):
     run: Literal["all", "serve", "jobs"] = Field(
         default="all", description="all: serve and run jobs, restarting what dies; serve or jobs: only that, as containers do"
     )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto",
+        description="what computes: auto is a GPU where there is one; cuda refuses to serve without, cpu leaves it",
+    )
     default_model: str | None = Field(default=None, description="what is meant where a request names no model")
     keys: Path | None = Field(default=None, description="the file with the keys that callers show; without it there are none")
     allow_unauthenticated: Literal["predict"] | None = Field(

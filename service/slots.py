@@ -17,14 +17,15 @@ from models.errors import ContractError
 from models.errors import UnknownModelError as NoSuchModelError
 from models.registry import Registry, parse_reference
 from service.cores import available_cores
-from service.errors import ModelLoadError, ModelRequiredError, NotReadyError, UnknownModelError
+from service.errors import DeviceLostError, ModelLoadError, ModelRequiredError, NotReadyError, OutOfMemoryError, UnknownModelError
 from service.live import LiveModel, Plan, load
 from service.memory import give_back
-from service.runtime.onnx import available_provider
+from service.runtime.onnx import chosen_provider
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from service.device import Device
     from service.metrics import Metrics
     from service.settings import Settings
 
@@ -69,15 +70,20 @@ class Slot:
 class Slots:
     """Every name that is served."""
 
-    def __init__(self, registry: Registry, settings: Settings, executor: Executor, metrics: Metrics) -> None:
-        """Load nothing yet; `refresh` does."""
+    def __init__(self, registry: Registry, settings: Settings, executor: Executor, metrics: Metrics, device: Device) -> None:
+        """Load nothing yet; `refresh` does.
+
+        Raises:
+            SettingsError: If a GPU is to compute and none is visible.
+        """
         self._registry = registry
         self._settings = settings
         self._executor = executor
         self._metrics = metrics
+        self._device = device
         self._slots: dict[str, Slot] = {}
         self._is_ready = False
-        provider = available_provider()
+        provider = chosen_provider(settings.device)
         metrics.provider_info.labels(provider).set(1)
         self.plan = Plan(provider, available_cores(), settings.max_batch, settings.runtime, settings.precision)
 
@@ -204,8 +210,8 @@ class Slots:
             started = time.monotonic()
             try:
                 path = await asyncio.to_thread(self._registry.path, name, version)
-                model = await asyncio.to_thread(load, path, self._executor, self.plan, self._metrics)
-            except (ModelLoadError, ContractError) as err:
+                model = await asyncio.to_thread(load, path, self._executor, self.plan, self._metrics, self._device)
+            except (ModelLoadError, ContractError, DeviceLostError, OutOfMemoryError) as err:
                 self._fail(slot, f"{name}:{version}", str(err))
                 return
             except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
@@ -50,10 +51,11 @@ class InferAnswer(BaseModel):
 async def answer_infer(engine: Engine, reference: str, request: Request) -> Response:
     """Answer one request to `name` or `name:N`, whatever it is: nothing is raised."""
     try:
-        deadline_s = deadline_of(request)
+        came, deadline_s = time.monotonic(), deadline_of(request)
         engine.expect(reference)
         model, call = await _read(engine, reference, request)
-        results = await engine.predictor.classify(model, call.images, 1, deadline_s=min(deadline_s, call.timeout_s))
+        left_s = min(deadline_s, call.timeout_s) - (time.monotonic() - came)
+        results = await engine.predictor.classify(model, call.images, 1, deadline_s=max(0.0, left_s))
         judged = [_judged(index, result) for index, result in enumerate(results)]
         keep(engine, model, call.images, results)
         return _response(model, call, judged)

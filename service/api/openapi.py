@@ -11,7 +11,16 @@ from service.api.classify import ClassifyAnswer
 from service.api.explain import ExplainAnswer
 from service.api.infer import InferAnswer
 from service.api.security import SCHEMES, needed, secure, statuses
-from service.calls import DEFAULT_NEIGHBORS, DEFAULT_TOP_K, MAX_LEVEL, MAX_NEIGHBORS, MAX_TOP_K, HeatmapForm
+from service.calls import (
+    DEADLINE_HEADER,
+    DEFAULT_NEIGHBORS,
+    DEFAULT_TOP_K,
+    MAX_DEADLINE_MS,
+    MAX_LEVEL,
+    MAX_NEIGHBORS,
+    MAX_TOP_K,
+    HeatmapForm,
+)
 from service.infer_request import InferRequest
 from service.retraining import MAX_KEY_LENGTH, RetrainRequest
 
@@ -35,6 +44,13 @@ PROBLEM = {
 }
 _MODEL = {"model": {"type": "string", "description": "name (its production version) or name:N"}}
 _TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
+_WAITS = {
+    "name": DEADLINE_HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
+    "description": "how long you wait, in milliseconds: what would come later is not computed, and is a 504",
+}
 _FILE = {"type": "string", "format": "binary"}
 _TEXT = {"type": "string", "contentEncoding": "base64"}
 
@@ -66,7 +82,7 @@ _PROBLEMS = {
     415: "`unsupported_media_type`",
     422: "`unreadable_image`, `invalid_dataset`, `invalid_recipe`, `idempotency_key_reused`",
     429: "`queue_full`, `rate_limited`, with Retry-After",
-    503: "`not_ready`, `not_audited`, `no_supervisor`, `jobs_unreadable`, with Retry-After",
+    503: "`not_ready`, `out_of_memory`, `not_audited`, `no_supervisor`, `jobs_unreadable`, with Retry-After",
     504: "`deadline_exceeded`, with Retry-After",
     507: "`no_space`",
 }
@@ -110,6 +126,8 @@ def complete(app: FastAPI) -> dict[str, Any]:
     document["components"]["securitySchemes"] = SCHEMES
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            if "requestBody" in operation:
+                operation["responses"].update(problems(408))
             need = needed(path, method)
             secure(operation, need)
             operation["responses"].update(problems(*statuses(need, method)))
@@ -214,7 +232,7 @@ def _inference(
         "operationId": operation,
         "summary": summary,
         "description": description,
-        "parameters": [{"name": name, "in": "query", "required": False, "schema": of} for name, of in fields.items()],
+        "parameters": [*({"name": name, "in": "query", "required": False, "schema": of} for name, of in fields.items()), _WAITS],
         "requestBody": {
             "required": True,
             "content": {

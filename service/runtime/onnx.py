@@ -7,11 +7,13 @@ is a hundred times slower than planned is not one. The provider that a session r
 from __future__ import annotations
 
 import ctypes
+import re
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from service.errors import ModelLoadError
+from models.errors import SettingsError
+from service.errors import DeviceLostError, ModelLoadError, OutOfMemoryError
 from service.runtime.graph import check_graph
 from service.runtime.staging import PinnedStaging, Staging
 
@@ -30,6 +32,12 @@ _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
 _QUIET = 3
 _LEAST_CUDA = 13_000
+# After these a CUDA context never works again (cudaError_t): uncorrectable ECC, illegal address, launch timeout, assert, hardware
+# stack, illegal instruction, misaligned address, invalid address space, invalid program counter, launch failure.
+_STICKY = frozenset({214, 700, 702, 710, 714, 715, 716, 717, 718, 719})
+_CUDA_FAILURE = re.compile(r"CUDA (?:failure|error) (\d+)\b")
+_LOST = ("CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
+_NO_ROOM = ("Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class OnnxRuntime:
@@ -48,6 +56,8 @@ class OnnxRuntime:
 
         Raises:
             ModelLoadError: If the graph cannot be loaded, is not what the manifest says, or would run elsewhere.
+            DeviceLostError: As `outputs`.
+            OutOfMemoryError: As `outputs`.
         """
         self.provider = provider
         self._session = _session(model, provider)
@@ -63,10 +73,49 @@ class OnnxRuntime:
         return self.outputs(images, ("logits",))[0]
 
     def outputs(self, images: Images, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """uint8 `[N, H, W, 3]` to the outputs of those names; what is not asked for is not copied out of the session."""
+        """uint8 `[N, H, W, 3]` to the outputs of those names; what is not asked for is not copied out of the session.
+
+        Raises:
+            DeviceLostError: If the device answers nothing that can be believed any more.
+            OutOfMemoryError: If there is no room for this batch.
+        """
         together = self._staging.together(images)
-        found: list[npt.NDArray[np.float32]] = self._session.run(list(names), {"image": together})
+        try:
+            found: list[npt.NDArray[np.float32]] = self._session.run(list(names), {"image": together})
+        except Exception as err:
+            # ONNX Runtime's exceptions have no common base but Exception, and only their words say what happened.
+            meant = meaning(err)
+            if meant is None:
+                raise
+            raise meant from err
         return found if len(together) == len(images) else [output[: len(images)] for output in found]
+
+
+def meaning(error: Exception) -> DeviceLostError | OutOfMemoryError | None:
+    """What an exception of ONNX Runtime says of the device; None where it concerns nothing but what was asked."""
+    text = str(error)
+    if any(int(code) in _STICKY for code in _CUDA_FAILURE.findall(text)) or any(words in text for words in _LOST):
+        return DeviceLostError(text)
+    return (
+        OutOfMemoryError("the device has no room for this now; try again") if any(words in text for words in _NO_ROOM) else None
+    )
+
+
+def chosen_provider(device: str) -> str:
+    """`cuda` or `cpu`, for `CANDOR_DEVICE`.
+
+    Raises:
+        SettingsError: If it is to be a GPU and none is visible.
+    """
+    if device == "cpu":
+        return "cpu"
+    found = available_provider()
+    if device == "cuda" and found != "cuda":
+        raise SettingsError(
+            "CANDOR_DEVICE=cuda, and no GPU is visible (nvidia-smi shows what the driver sees, and CUDA_VISIBLE_DEVICES may hide "
+            "it); set CANDOR_DEVICE=auto to serve on the CPU"
+        )
+    return found
 
 
 def available_provider() -> str:
@@ -116,8 +165,7 @@ def _session(model: bytes, provider: str) -> onnxruntime.InferenceSession:
     try:
         session = onnxruntime.InferenceSession(model, options, providers=chosen)
     except Exception as err:
-        # ONNX Runtime's exceptions have no common base but Exception.
-        raise ModelLoadError(f"ONNX Runtime cannot load the graph: {err}") from err
+        raise meaning(err) or ModelLoadError(f"ONNX Runtime cannot load the graph: {err}") from err
     session.disable_fallback()
     return session
 

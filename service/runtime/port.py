@@ -17,7 +17,11 @@ Images = UInt8Array | Sequence[UInt8Array]
 
 
 class Runtime(Protocol):
-    """A loaded graph. `run` and `outputs` may be called from several threads at once."""
+    """A loaded graph. `run` and `outputs` may be called from several threads at once.
+
+    Both raise `DeviceLostError` if nothing that this process computes can be believed any more, and `OutOfMemoryError` if there
+    was no room for this batch.
+    """
 
     @property
     def name(self) -> str:

@@ -82,7 +82,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("path", ["/classify", "/explain-confidence"])
 def test_parameters_stand_in_the_query_and_beside_the_images_alike(document: dict[str, Any], path: str) -> None:
     operation = document["paths"][path]["post"]
-    in_query = {parameter["name"] for parameter in operation["parameters"]}
+    in_query = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
     for form in ("multipart/form-data", "application/json"):
         properties = operation["requestBody"]["content"][form]["schema"]["properties"]
         assert properties.keys() - in_query == {"/classify": {"images"}, "/explain-confidence": {"image", "images"}}[path]

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -20,11 +19,13 @@ from models.registry import Registry
 from service.jobs.place import JOBS
 from tests.support.folders import write_colours
 from tests.support.pictures import picture
+from tests.support.processes import processes
 from tests.support.server import ROOT, environment, serve
 from tests.support.tiny import publish_colours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.server import Server
 
@@ -80,19 +81,6 @@ def wait(client: httpx.Client, job_id: str, holds: Any) -> dict[str, Any]:
 def assert_answers(client: httpx.Client) -> None:
     answer = client.post("/classify?model=colours", content=picture("green"))
     assert answer.json()["results"][0]["predictions"][0]["label"] == "green"
-
-
-def processes(home: Path, module: str) -> list[int]:
-    """The processes of this home that run a module, by their command line and environment."""
-    found = []
-    for path in Path("/proc").iterdir():
-        try:
-            command, variables = (path / "cmdline").read_bytes().split(b"\0"), (path / "environ").read_bytes()
-        except (OSError, ValueError):
-            continue
-        if module.encode() in command and f"CANDOR_HOME={home}".encode() in variables:
-            found.append(int(path.name))
-    return found
 
 
 def losses(home: Path, name: str) -> list[float]:

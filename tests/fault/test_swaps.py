@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -14,11 +13,13 @@ import pytest
 
 from models.registry import Registry
 from tests.support.pictures import picture
+from tests.support.processes import resident_bytes
 from tests.support.server import serve
 from tests.support.tiny import colours, publish_colours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.server import Server
 
@@ -131,11 +132,6 @@ def test_memory_comes_back_after_fifty_swaps(server: Server) -> None:
         before = resident_bytes(server.process.pid)
         swap(50)
         assert resident_bytes(server.process.pid) < 1.05 * before
-
-
-def resident_bytes(pid: int) -> int:
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(fields["VmRSS"].split()[0]) * 1024
 
 
 def test_of_two_who_promote_from_where_they_saw_it_one_is_told_to_look_again(server: Server) -> None:

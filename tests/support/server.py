@@ -89,14 +89,14 @@ def environment(home: Path, **settings: object) -> dict[str, str]:
 
 
 @contextmanager
-def serve(home: Path, *, ready: bool = True, **settings: object) -> Iterator[Server]:
-    """Start the service over the state in `home`."""
+def serve(home: Path, *, ready: bool = True, module: str = "service", **settings: object) -> Iterator[Server]:
+    """Start the service over the state in `home`, or what a test puts in its place."""
     port = free_port()
     log = home / f"service-{port}.log"
     home.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
+            [sys.executable, "-m", module],
             cwd=ROOT,
             env=environment(home, port=port, **settings),
             stdout=output,

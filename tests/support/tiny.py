@@ -29,6 +29,7 @@ SIZE = 32
 LABELS = ("red", "green", "blue")
 # Logits are this many times the mean of the label's channel (0..1), so that a pure colour is all but certain.
 GAIN = 12.0
+_WIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,31 @@ class Tiny:
     interval: Interval | None = None
     # Whether a black image makes the network divide 0 by 0.
     breaks_on_black: bool = False
+    # Products of two 1024 x 1024 matrices that change nothing; each takes a core some 20 to 60 ms.
+    slow: int = 0
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """What the graph computes for uint8 `[N, H, W, 3]`, by numpy."""
         means = images.astype(np.float32).mean(axis=(1, 2)) / 255
         return (means @ np.array(self.weight, dtype=np.float32) + np.array(self.bias, dtype=np.float32)).astype(np.float32)
+
+    def _detour(self) -> list[onnx.NodeProto]:
+        """bias -> late_bias, the same by a way that takes time and that no optimizer can see through."""
+        if not self.slow:
+            return []
+        return [
+            helper.make_node("ReduceMean", ["light"], ["number"], keepdims=0),
+            helper.make_node("Mul", ["number", "zero"], ["nothing"]),
+            helper.make_node("Expand", ["nothing", "wide"], ["matrix_0"]),
+            *(helper.make_node("MatMul", [f"matrix_{n}", f"matrix_{n}"], [f"matrix_{n + 1}"]) for n in range(self.slow)),
+            helper.make_node("ReduceMean", [f"matrix_{self.slow}"], ["still_nothing"], keepdims=0),
+            helper.make_node("Add", ["bias", "still_nothing"], ["late_bias"]),
+        ]
+
+    def _constants(self) -> list[onnx.TensorProto]:
+        if not self.slow:
+            return []
+        return [numpy_helper.from_array(np.array([_WIDE, _WIDE]), "wide"), numpy_helper.from_array(np.float32(0), "zero")]
 
     def graph(self) -> bytes:
         """uint8 [N, 32, 32, 3] -> logits [N, K], embedding [N, 3] (the channels' means, 0..255), feature_map."""
@@ -60,7 +81,10 @@ class Tiny:
             helper.make_node("ReduceSum", ["embedding", "last"], ["light"]),
             helper.make_node("Div", ["light", "light"], ["one"]),
             helper.make_node("Mul", ["product", "one"], ["fragile"]),
-            helper.make_node("Add", ["fragile" if self.breaks_on_black else "product", "bias"], ["logits"]),
+            *self._detour(),
+            helper.make_node(
+                "Add", ["fragile" if self.breaks_on_black else "product", "late_bias" if self.slow else "bias"], ["logits"]
+            ),
             helper.make_node("Transpose", ["float"], ["feature_map"], perm=[0, 3, 1, 2]),
         ]
         graph = helper.make_graph(
@@ -77,6 +101,7 @@ class Tiny:
                 numpy_helper.from_array(np.array(self.bias, dtype=np.float32), "bias"),
                 numpy_helper.from_array(np.array([1, 2]), "axes"),
                 numpy_helper.from_array(np.array([1]), "last"),
+                *self._constants(),
             ],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

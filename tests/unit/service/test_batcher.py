@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service.batcher import Batcher
 
@@ -150,5 +152,66 @@ def test_each_batch_is_reported_with_how_long_its_items_waited() -> None:
         work.go.set()
         await asyncio.gather(*tasks)
         assert seen == [(1, 1), (3, 3)]
+
+    run(scenario)
+
+
+def test_two_batchers_take_turns_on_the_threads_that_they_share() -> None:
+    """A flood of one does not hold up the other: what comes for a batcher that had nothing to do runs next."""
+
+    async def scenario(_: ThreadPoolExecutor) -> None:
+        order: list[str] = []
+        go = threading.Event()
+
+        def runs(name: str) -> Callable[[Sequence[int]], list[int]]:
+            def run(items: Sequence[int]) -> list[int]:
+                assert go.wait(10)
+                order.append(name)
+                return list(items)
+
+            return run
+
+        with ThreadPoolExecutor(1) as one:
+            flooded = Batcher(runs("flooded"), one, max_batch=1, lanes=1)
+            quiet = Batcher(runs("quiet"), one, max_batch=1, lanes=1)
+            tasks = [asyncio.create_task(flooded.submit(number)) for number in range(100)]
+            await asyncio.sleep(0.01)
+            tasks += [asyncio.create_task(quiet.submit(number)) for number in range(10)]
+            await asyncio.sleep(0.01)
+            go.set()
+            await asyncio.gather(*tasks)
+        # The first of the flood ran already; from then on every other one is of the quiet batcher.
+        assert order[:21] == ["flooded", *["quiet", "flooded"] * 10]
+
+    run(scenario)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["submit", "submit", "cancel", "yield"]), max_size=60), st.integers(1, 4), st.integers(1, 3))
+def test_whoever_waits_is_answered_once_and_nothing_is_left(steps: list[str], max_batch: int, lanes: int) -> None:
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        work = Doubler()
+        batcher = Batcher(work, pool, max_batch=max_batch, lanes=lanes)
+        tasks: list[asyncio.Task[int]] = []
+        for step in steps:
+            if step == "submit":
+                tasks.append(asyncio.create_task(batcher.submit(len(tasks))))
+            elif step == "cancel" and tasks:
+                tasks[len(tasks) // 2].cancel()
+            else:
+                await asyncio.sleep(0)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await batcher.drain()
+        for number, result in enumerate(results):
+            if number == 13 and not isinstance(result, asyncio.CancelledError):
+                assert isinstance(result, ValueError)
+            else:
+                assert isinstance(result, asyncio.CancelledError) or result == number * 2
+        # One that failed runs again alone; nothing else runs twice.
+        ran = [item for batch in work.batches for item in batch]
+        assert 13 in ran or len(ran) == len(set(ran))
+        assert work.most_running <= lanes
+        assert all(len(batch) <= max_batch for batch in work.batches)
+        assert batcher.oldest_wait_s() == 0
 
     run(scenario)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -26,11 +27,15 @@ def anything(model: str | None) -> None:
     """Whatever is asked for is there."""
 
 
-def request(body: bytes, content_type: str = "image/png", **query: object) -> Request:
+def request(
+    body: bytes, content_type: str = "image/png", waits_ms: str | None = None, slow_s: float = 0.0, **query: object
+) -> Request:
     async def receive() -> Message:
+        await asyncio.sleep(slow_s)
         return {"type": "http.request", "body": body, "more_body": False}
 
     headers = [(b"content-type", content_type.encode())]
+    headers += [] if waits_ms is None else [(b"x-request-timeout-ms", waits_ms.encode("latin-1"))]
     return Request({"type": "http", "method": "POST", "headers": headers, "query_string": urlencode(query).encode()}, receive)
 
 
@@ -145,3 +150,20 @@ def test_flags_are_json_values_too_and_nothing_else_is() -> None:
     for value in (2, "yes", [True], 1):
         with pytest.raises(BadRequestError, match="raw is .*, expected true or false"):
             call(value)
+
+
+@pytest.mark.parametrize("read", [read_classify, read_explain])
+def test_caller_waits_while_its_body_comes_too(read: Any) -> None:
+    def left(**options: Any) -> float:
+        return float(asyncio.run(read(request(b"x", **options), LIMITS, anything)).deadline_s)
+
+    assert left() == math.inf
+    assert 59 < left(waits_ms="60000") <= 60
+    assert 59.5 < left(waits_ms="60000", slow_s=0.2) <= 59.8
+    assert left(waits_ms="50", slow_s=0.1) == 0
+
+
+@pytest.mark.parametrize("waits_ms", ["", "0", "-1", "1.5", "soon", "3600001", "9" * 5000, "0" * 5000 + "1", "\u00b2"])
+def test_time_that_is_none_is_refused(waits_ms: str) -> None:
+    with pytest.raises(BadRequestError, match="x-request-timeout-ms is .*, expected milliseconds from 1 to 3600000"):
+        asyncio.run(read_classify(request(b"x", waits_ms=waits_ms), LIMITS, anything))

@@ -10,55 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service.admission import Admission
-from service.audit import REFUSALS_PER_MINUTE, Audit, note
-from service.budget import Budget
+from service.audit import REFUSALS_PER_MINUTE, note
 from service.errors import QueueFullError
 from service.guard import Guard
-from service.keys import Keyring, create_key
 from service.logs import key_id, request_id
-from service.metrics import Metrics
+from tests.support.guarded import Engine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.types import Receive, Scope, Send
 
-    from service.access import KeyScope
-    from service.observer import Observer
 
 PROMOTE = "/models/birds/promote"
-
-
-class Engine:
-    """What the guard uses of an engine, with files in `home`."""
-
-    def __init__(self, home: Path, **settings: Any) -> None:
-        given = {"host": "127.0.0.1", "allowed_hosts": (), "allow_unauthenticated": None, "mutations_per_minute": 120, **settings}
-        self.keys = home / "keys.json"
-        self.metrics = Metrics()
-        self.budget = Budget(100)
-        self.clock = 0.0
-        self.is_closing = False
-        self.elsewhere = lambda path: None
-        self.audit = Audit(home / "audit.jsonl", lambda: self.clock)
-        self.observer: Observer | None = None
-        self.home = home
-        self._settings = SimpleNamespace(**given)
-        self.admission = Admission(self._settings, None, self.metrics)  # type: ignore[arg-type]
-
-    def get(self) -> Engine:
-        return self
-
-    def key(self, *scopes: KeyScope, name: str | None = None) -> str:
-        """Make a key; from the first one on, keys are needed."""
-        token = create_key(self.keys, scopes, name)[1]
-        self.admission = Admission(self._settings, Keyring(self.keys), self.metrics)  # type: ignore[arg-type]
-        return token
-
-    def audited(self) -> list[dict[str, Any]]:
-        path = self.home / "audit.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @pytest.fixture

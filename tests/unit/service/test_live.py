@@ -12,6 +12,7 @@ import pytest
 
 from models.artifact import GOLDEN, MODEL
 from models.registry import Registry
+from service.device import Device
 from service.errors import ModelLoadError, NotReadyError, UnknownModelError
 from service.live import Plan, load
 from service.metrics import Metrics
@@ -52,7 +53,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def load_path(path: Path, pool: ThreadPoolExecutor) -> LiveModel:
-    return load(path, pool, Plan("cpu", 2, 4), Metrics())
+    return load(path, pool, Plan("cpu", 2, 4), Metrics(), Device())
 
 
 def test_loaded_version_answers_what_its_graph_computes(registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
@@ -153,6 +154,29 @@ def test_graph_that_does_not_load_is_not_served(
         load_path(registry.path("colours", 1), pool)
 
 
+@pytest.mark.parametrize("name", [MODEL, GOLDEN, "weights.safetensors"])
+def test_pickle_under_another_name_is_refused_and_nothing_of_it_runs(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor, name: str
+) -> None:
+    # Whoever unpickles this makes a folder.
+    proof = tmp_path / "it-ran"
+    payload = f"cos\nmkdir\n(V{proof}\ntR.".encode()
+    folder = tmp_path / "work"
+    write_files(folder)
+    (folder / name).write_bytes(payload)
+    registry.publish(folder, colour_manifest("colours"))
+    if name == "weights.safetensors":
+        # To be trained on from; the service does not open it.
+        assert load_path(registry.path("colours", 1), pool).manifest.version == 1
+    else:
+        with pytest.raises(ModelLoadError):
+            load_path(registry.path("colours", 1), pool)
+    assert not proof.exists()
+    module = __import__("pickle")
+    module.loads(payload)
+    assert proof.exists(), "the payload does nothing, and so proves nothing"
+
+
 @pytest.mark.parametrize("golden", [b"", b"PK\x03\x04 broken"])
 def test_golden_file_that_cannot_be_read_is_not_served(
     registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor, golden: bytes
@@ -172,7 +196,7 @@ def test_cuda_that_is_not_there_is_not_quietly_the_cpu(registry: Registry, tmp_p
         pytest.skip("this machine has a GPU")
     publish_colours(registry, tmp_path / "work")
     with pytest.raises(ModelLoadError):
-        load(registry.path("colours", 1), pool, Plan("cuda", 2, 4), Metrics())
+        load(registry.path("colours", 1), pool, Plan("cuda", 2, 4), Metrics(), Device())
 
 
 def test_warm_sizes_are_powers_of_two_and_the_largest() -> None:
@@ -183,7 +207,7 @@ def test_warm_sizes_are_powers_of_two_and_the_largest() -> None:
 
 def make_slots(registry: Registry, pool: ThreadPoolExecutor) -> tuple[Slots, Metrics]:
     metrics = Metrics()
-    return Slots(registry, Settings(), pool, metrics), metrics
+    return Slots(registry, Settings(), pool, metrics, Device()), metrics
 
 
 def test_version_that_may_not_serve_leaves_the_old_one_answering(

@@ -19,6 +19,7 @@ from models.preprocess import Limits, load_image
 from models.registry import Registry
 from service.backlog import Backlog
 from service.decode import Decoder
+from service.device import Device
 from service.errors import DeadlineExceededError, QueueFullError
 from service.live import Plan, load
 from service.metrics import Metrics
@@ -51,7 +52,7 @@ class Stuck:
 def build(tmp_path: Path, pool: ThreadPoolExecutor, queue_limit: int, deadline_s: float) -> tuple[Predictor, LiveModel, Metrics]:
     registry, metrics = Registry(tmp_path / "registry"), Metrics()
     publish_colours(registry, tmp_path / "work")
-    model = load(registry.path("colours", 1), pool, Plan("cpu", 2, 4), metrics)
+    model = load(registry.path("colours", 1), pool, Plan("cpu", 2, 4), metrics, Device())
     return Predictor(Decoder(2, Limits(), metrics), Backlog(queue_limit, 10, metrics), deadline_s, metrics), model, metrics
 
 
@@ -117,6 +118,20 @@ def test_pixels_are_answered_as_the_file_that_they_were_decoded_from(tmp_path: P
         asyncio.run(scenario(pool))
 
 
+def test_caller_that_waits_no_more_is_not_begun_with(tmp_path: Path) -> None:
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        predictor, model, metrics = build(tmp_path, pool, 3, 10)
+        with pytest.raises(DeadlineExceededError):
+            await predictor.classify(model, [picture()] * 2, 1, deadline_s=0.0)
+        await asyncio.sleep(0.05)
+        assert 'candor_batch_size_count{model="colours"} 0.0' in metrics.render().decode()
+        assert 'candor_shed_total{reason="deadline_exceeded"} 1.0' in metrics.render().decode()
+        assert "candor_queue_depth 0.0" in metrics.render().decode()
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(scenario(pool))
+
+
 def test_bad_image_is_an_answer_of_its_own(tmp_path: Path) -> None:
     async def scenario(pool: ThreadPoolExecutor) -> None:
         predictor, model, _ = build(tmp_path, pool, 9, 10)
@@ -161,7 +176,7 @@ def change(model: LiveModel, **changes: Any) -> None:
 def load_tiny(tmp_path: Path, pool: ThreadPoolExecutor, tiny: Tiny, metrics: Metrics | None = None) -> LiveModel:
     registry = Registry(tmp_path / "registry")
     publish_tiny(registry, tmp_path / "work", "tiny", tiny)
-    return load(registry.path("tiny", 1), pool, Plan("cpu", 2, 4), metrics or Metrics())
+    return load(registry.path("tiny", 1), pool, Plan("cpu", 2, 4), metrics or Metrics(), Device())
 
 
 def test_selected_are_all_labels_at_or_over_their_thresholds_whatever_top_k_is(tmp_path: Path) -> None:

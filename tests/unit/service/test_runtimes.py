@@ -10,6 +10,7 @@ import pytest
 from models.artifact import Artifact
 from models.golden import REDUCED_TOLERANCE, deviation, read_golden
 from models.registry import Registry
+from service.device import Device
 from service.errors import ModelLoadError
 from service.live import Plan, load
 from service.metrics import Metrics
@@ -132,7 +133,7 @@ def test_precision_that_does_not_really_run_is_refused(artifact: Artifact) -> No
 
 def test_service_loads_a_version_on_openvino(artifact: Artifact) -> None:
     with ThreadPoolExecutor(2) as pool:
-        model = load(artifact.path, pool, Plan("cpu", 2, None, runtime="openvino", precision="fp32"), Metrics())
+        model = load(artifact.path, pool, Plan("cpu", 2, None, runtime="openvino", precision="fp32"), Metrics(), Device())
     assert (model.runtime.name, model.runtime.precision) == ("openvino", "fp32")
 
 

@@ -20,6 +20,7 @@ from models.preprocess import Limits
 from models.registry import Registry
 from service.backlog import Backlog
 from service.decode import Decoder, View
+from service.device import Device
 from service.errors import DeadlineExceededError, QueueFullError
 from service.live import LiveModel, Plan, load
 from service.metrics import Metrics
@@ -70,7 +71,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def live_of(tmp_path: Path, pool: ThreadPoolExecutor, tiny: Tiny, *, is_judged: bool = True) -> tuple[LiveModel, Watched]:
     registry = Registry(tmp_path / "registry")
     (publish_judged if is_judged else publish_tiny)(registry, tmp_path / "work", "tiny", tiny)
-    live = load(registry.path("tiny", 1), pool, Plan("cpu", 2, 4), Metrics())
+    live = load(registry.path("tiny", 1), pool, Plan("cpu", 2, 4), Metrics(), Device())
     watched = live.runtime = Watched(live)
     return live, watched
 

@@ -18,6 +18,7 @@ from models.confidence.schema import Interval, Temperature
 from models.errors import ManifestError
 from models.preprocess import standard_preprocessing
 from models.registry import Registry
+from service.device import Device
 from service.live import Plan, load
 from service.metrics import Metrics
 from service.predictor import Estimate, Range, decide
@@ -143,7 +144,7 @@ def test_golden_images_of_several_labels_hold_the_32_nearest_to_a_threshold(publ
 def test_service_accepts_what_was_published(published: dict[str, Artifact], name: str) -> None:
     artifact = published[name]
     with ThreadPoolExecutor(2) as pool:
-        live = load(artifact.path, pool, Plan("cpu", 2, 4), Metrics())
+        live = load(artifact.path, pool, Plan("cpu", 2, 4), Metrics(), Device())
         images, stored = golden(artifact)
         answer = decide(live, asyncio.run(live.judged(images[0])), 5)
     if isinstance(answer, Estimate):
