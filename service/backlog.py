@@ -46,6 +46,11 @@ class Backlog:
         self._pace_s: float | None = None
         self._last: float | None = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is let in but what has less than its share."""
+        return self._total >= self._bound()
+
     def check(self, model: str, images: int = 1) -> None:
         """Refuse what would wait too long, before anything is done for it.
 

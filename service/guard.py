@@ -29,7 +29,7 @@ from service.errors import (
 from service.logs import key_id, request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,6 +45,12 @@ UNMATCHED = "unmatched"
 BODY_S, BODY_BYTES_PER_S = 10.0, 2**16
 # What is answered sooner than this is not worth asking whether anybody still listens.
 _LISTEN_S = 0.05
+
+
+def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
+    """The caller's own id of a request, if it is one, or another."""
+    given = headers.get(b"x-request-id", b"")
+    return given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
 
 
 class Guard:
@@ -214,8 +220,7 @@ class _Answer:
 
     def __init__(self, scope: Scope, send: Send, entry: Entry | None, engine: Engine) -> None:
         self._engine = engine
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        self.request_id: bytes = given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
+        self.request_id = request_id_of(dict(scope["headers"]))
         self.status = 500
         self.is_started = False
         self.is_replaced = False

@@ -1,13 +1,20 @@
-"""uvicorn's HTTP protocol, which lets go of those who make it wait: for the end of a head, or for an answer to be read."""
+"""uvicorn's HTTP protocol, which lets go of those who make it wait: for the end of a head, or for an answer to be read.
+
+It also refuses by the head alone what `Protocol.refuse` says, with no task and no layer in between: under a flood that takes the
+least from those who are answered.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Callable, Sequence
+
+    Headers = Sequence[tuple[bytes, bytes]]
 
 # From connecting, or from the first byte of a further request on a connection, to the end of the head.
 HEAD_S = 10.0
@@ -17,9 +24,24 @@ HEAD_BYTES = 2**16
 READ_S = 30.0
 
 
-class Protocol(HttpToolsProtocol):
-    """See the module. A connection that rests between two requests has uvicorn's own time for that."""
+class _Refused:
+    """Stands where uvicorn has a request's cycle: of one that is answered, whose body is passed over."""
 
+    response_complete = True
+    disconnected = False
+
+    def __init__(self) -> None:
+        self.message_event = asyncio.Event()
+
+
+class Protocol(HttpToolsProtocol):
+    """See the module. A connection that rests between two requests has uvicorn's own time for that.
+
+    Attributes:
+        refuse: Method, target and headers of a request to the answer that it gets at once; None where it is to be answered.
+    """
+
+    refuse: Callable[[bytes, bytes, Headers], bytes | None] | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _read_timer: asyncio.TimerHandle | None = None
@@ -65,7 +87,20 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there."""
         self._wait_no_more()
-        super().on_headers_complete()
+        is_first = self.cycle is None or self.cycle.response_complete
+        answer = self.refuse(self.parser.get_method(), self.url, self.headers) if self.refuse is not None and is_first else None
+        if answer is None:
+            super().on_headers_complete()
+            return
+        self.cycle = _Refused()  # type: ignore[assignment]
+        keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        more = [*self.server_state.default_headers, *(() if keeps else ((b"connection", b"close"),))]
+        status, _, rest = answer.partition(b"\r\n")
+        self.transport.write(b"\r\n".join([status, *(name + b": " + value for name, value in more), rest]))
+        if keeps:
+            self.on_response_complete()
+        else:
+            self.transport.close()
 
     def _wait(self) -> None:
         if self._head_timer is None:

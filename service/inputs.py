@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 FILE_FIELDS = ("image", "images")
+# What a body without a type is taken for.
+_ANY = "application/octet-stream"
 _MAX_FIELDS = 20
 _MAX_FIELD_BYTES = 10_000
 
@@ -88,14 +90,14 @@ async def read_body(request: Request, limits: BodyLimits) -> Body:
         BadRequestError: If it cannot be read, or holds more images than any request may.
         DisconnectedError: If the caller hangs up before its end.
     """
-    media_type = _media_type(request)
+    media_type = _media_type(request.headers.get("content-type", _ANY))
     if media_type == "multipart/form-data":
         return await _read_multipart(request, limits)
     if media_type == "application/json":
         # Parsing holds the interpreter, so its size is bounded more tightly than that of bytes that are only passed on.
         data = await whole_body(request, min(limits.max_bytes, limits.max_json_bytes))
         return await asyncio.to_thread(_parse_json, data, limits)
-    if _is_raw(media_type):
+    if is_raw_type(media_type):
         data = await whole_body(request, limits.max_bytes)
         return Body([data] if data else [])
     raise UnsupportedMediaTypeError(
@@ -106,15 +108,17 @@ async def read_body(request: Request, limits: BodyLimits) -> Body:
 
 def is_raw_body(request: Request) -> bool:
     """Whether the body is the image and nothing else."""
-    return _is_raw(_media_type(request))
+    return is_raw_type(request.headers.get("content-type", _ANY))
 
 
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+def is_raw_type(content_type: str) -> bool:
+    """Whether a body of that type is the image and nothing else."""
+    media_type = _media_type(content_type)
+    return media_type.startswith("image/") or media_type == _ANY
 
 
-def _is_raw(media_type: str) -> bool:
-    return media_type.startswith("image/") or media_type == "application/octet-stream"
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 async def whole_body(request: Request, max_bytes: int) -> bytes:

@@ -61,7 +61,7 @@ def serve(settings: Settings) -> int:
         # all of it holds up every request for tens of milliseconds.
         gc.collect()
         gc.freeze()
-        server = _Server(_config(asgi.application, settings), asgi.engine, settings)
+        server = _Server(_config(asgi.application, asgi.engine, settings), asgi.engine, settings)
         when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         try:
             server.run()
@@ -131,10 +131,18 @@ class _Server(uvicorn.Server):
         )
 
 
-def _config(application: Any, settings: Settings) -> uvicorn.Config:
+def _config(application: Any, engine: EngineRef, settings: Settings) -> uvicorn.Config:
+    # Only now: it needs the engine, and with it bentoml's environment.
+    refuse = importlib.import_module("service.refusal").refuse
+
+    class Refusing(Protocol):
+        """Refuses what the engine has no room for."""
+
+        refuse = staticmethod(lambda *head: refuse(engine.get(), *head))
+
     return uvicorn.Config(
         application,
-        http=Protocol,
+        http=Refusing,
         host=settings.host,
         port=settings.port,
         log_level="warning",
