@@ -153,7 +153,7 @@ class Predictor:
                 yield
         except TimeoutError as err:
             self._metrics.shed.labels(DeadlineExceededError.code).inc()
-            raise DeadlineExceededError(f"no answer within {within_s:g} s") from err
+            raise DeadlineExceededError(f"no answer within {within_s:.3g} s") from err
         finally:
             self._backlog.leave(name, images)
 
