@@ -121,3 +121,9 @@ class Protocol(HttpToolsProtocol):
         self._head_timer = None
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def refusing(refuse: Callable[[bytes, bytes, Headers], bytes | None]) -> type[Protocol]:
+    """The protocol that refuses what `refuse` says."""
+    # uvicorn makes an instance for each connection, and gives it nothing of ours.
+    return type("Refusing", (Protocol,), {"refuse": staticmethod(refuse)})

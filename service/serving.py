@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from models.errors import SettingsError
-from service.http import Protocol
+from service.http import refusing
 from service.logs import EXIT_UNAVAILABLE, configure
 from service.parent import when_parent_ends
 from service.settings import Settings, read_settings_or_exit
@@ -134,15 +134,9 @@ class _Server(uvicorn.Server):
 def _config(application: Any, engine: EngineRef, settings: Settings) -> uvicorn.Config:
     # Only now: it needs the engine, and with it bentoml's environment.
     refuse = importlib.import_module("service.refusal").refuse
-
-    class Refusing(Protocol):
-        """Refuses what the engine has no room for."""
-
-        refuse = staticmethod(lambda *head: refuse(engine.get(), *head))
-
     return uvicorn.Config(
         application,
-        http=Refusing,
+        http=refusing(lambda *head: refuse(engine.get(), *head)),
         host=settings.host,
         port=settings.port,
         log_level="warning",

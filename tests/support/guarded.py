@@ -61,11 +61,11 @@ class Engine:
 
 
 @contextmanager
-def listening(app: Any, engine: Engine) -> Iterator[tuple[str, int]]:
+def listening(app: Any, engine: Engine, protocol: type[Protocol] = Protocol) -> Iterator[tuple[str, int]]:
     """Serve an application behind the guard in a thread, with our protocol; host and port."""
     config = uvicorn.Config(
         Guard(app, engine, lambda _: False),  # type: ignore[arg-type]
-        http=Protocol,
+        http=protocol,
         port=0,
         log_level="critical",
         access_log=False,
