@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _LOST = 0
+# For what was sent last to be answered.
+_LAST_S = 3.0
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -208,7 +210,7 @@ async def _at_rate(url: str, requests: Sequence[bytes], per_s: float, seconds: f
             opened.append(await _open(url, answered))
             idle.append(opened[-1])
         idle.popleft().ask(next(upcoming))
-    await asyncio.sleep(1)
+    await asyncio.sleep(_LAST_S)
     for connection in opened:
         connection.close()
     return load
