@@ -1,12 +1,13 @@
-"""The tables of `benchmarks/README.md`, rendered from the results file and from nothing else."""
+"""The tables of `benchmarks/README.md`, rendered from the results files and from nothing else."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import results
+from benchmarks import results, serving_table
 from benchmarks.results import TRAINING_CPU
 
 if TYPE_CHECKING:
@@ -15,29 +16,33 @@ if TYPE_CHECKING:
     from benchmarks.results import Results, Run
 
 README = Path(__file__).with_name("README.md")
+SERVING_CPU = Path(__file__).with_name("results") / "serving-cpu.json"
 BEGIN, END = "<!-- training-cpu: begin -->", "<!-- training-cpu: end -->"
+SERVING_BEGIN, SERVING_END = "<!-- serving-cpu: begin -->", "<!-- serving-cpu: end -->"
 _SHOWN_LIBRARIES = ("torch", "timm", "fastai")
 
 
 def main() -> int:
-    """Rewrite what stands between the markers."""
-    if not TRAINING_CPU.exists():
-        raise SystemExit(f"{TRAINING_CPU} is missing; python -m benchmarks.training writes it")
-    README.write_text(place(README.read_text(), render(results.read(TRAINING_CPU))))
+    """Rewrite what stands between the markers, of whatever was measured."""
+    if TRAINING_CPU.exists():
+        README.write_text(place(README.read_text(), render(results.read(TRAINING_CPU))))
+    if SERVING_CPU.exists():
+        serving = serving_table.render(json.loads(SERVING_CPU.read_text()))
+        README.write_text(place(README.read_text(), serving, SERVING_BEGIN, SERVING_END))
     return 0
 
 
-def place(document: str, text: str) -> str:
+def place(document: str, text: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
     """Put `text` between the two markers.
 
     Raises:
         ValueError: If the document does not have both, once and in order.
     """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"the document needs {BEGIN} and after it {END}, once each")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    before, begin, rest = document.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
+    if not begin or not end or begin_mark in rest or end_mark in after:
+        raise ValueError(f"the document needs {begin_mark} and after it {end_mark}, once each")
+    return f"{before}{begin_mark}\n{text}\n{end_mark}{after}"
 
 
 def render(measured: Results) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from service.metrics import Metrics
 
+# What is answered within it is answered at once.
+_MOMENT_S = 0.0005
 # Of each answer in the mean time between answers: the last fifty or so count.
 _WEIGHT = 0.02
 # So many may always be there: of one alone it cannot be seen how fast they are answered.
@@ -45,6 +47,8 @@ class Backlog:
         # Seconds an image while more than one is answered; None until that was seen.
         self._pace_s: float | None = None
         self._last: float | None = None
+        # Since then.
+        self._answers = 0
 
     @property
     def is_full(self) -> bool:
@@ -85,16 +89,23 @@ class Backlog:
         if not self._total:
             # Until the next answer nobody waits.
             self._last = None
+            self._answers = 0
 
     def answered(self) -> None:
         """Learn from an image that was answered how fast that goes, if others were waiting all the while.
 
-        A pause longer than anybody may wait, such as that of a stopped process, says no more than that it was long.
+        A batch is answered at one moment, and counts as its images. A pause longer than anybody may wait, such as that of a
+        stopped process, says no more than that it was long.
         """
         now = self._clock()
+        self._answers += 1
         if self._last is not None:
-            pace_s = min(now - self._last, self._wait_s)
-            self._pace_s = pace_s if self._pace_s is None else self._pace_s + _WEIGHT * (pace_s - self._pace_s)
+            if now - self._last < _MOMENT_S:
+                return
+            pace_s = min(now - self._last, self._wait_s) / self._answers
+            weight = 1 - (1 - _WEIGHT) ** self._answers
+            self._pace_s = pace_s if self._pace_s is None else self._pace_s + weight * (pace_s - self._pace_s)
+        self._answers = 0
         self._last = now if self._total > 1 else None
 
     def _bound(self) -> float:

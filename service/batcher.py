@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 _LOOK_S = 0.01
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
     answer: asyncio.Future[Result]
@@ -88,7 +88,13 @@ class Batcher(Generic[Item, Result]):
             self._busy += is_lane_free
         if is_lane_free:
             self._executor.submit(self._work, loop)
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            # Not only when a lane comes to it: what is given up is to take no memory.
+            with self._lock, contextlib.suppress(ValueError):
+                self._waiting.remove(waiting)
+            raise
 
     def oldest_wait_s(self) -> float:
         """Seconds since the oldest waiting item came; 0 where none waits. May be called from any thread."""
@@ -156,6 +162,7 @@ def _answer(batch: Sequence[_Waiting[Any, Any]], results: Sequence[Any]) -> None
         if waiting.answer.done():
             continue
         if isinstance(result, Exception):
-            waiting.answer.set_exception(result)
+            # A future takes no StopIteration, and the others of the batch wait behind it.
+            waiting.answer.set_exception(RuntimeError(repr(result)) if isinstance(result, StopIteration) else result)
         else:
             waiting.answer.set_result(result)

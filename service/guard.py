@@ -92,6 +92,7 @@ class Guard:
         is_open_inference.set(f"{scope['path']}/".startswith("/v2/"))
         is_streamed = self._is_streamed(scope)
         body = _Body(receive, None if is_streamed else engine.budget, is_timed=not is_streamed)
+        body.is_answered, answer.body_failure = lambda: answer.is_sent, lambda: body.failure
         started = time.perf_counter()
         engine.metrics.in_flight.inc()
         try:
@@ -144,14 +145,29 @@ class _Body:
 
     def __init__(self, receive: Receive, budget: Budget | None, *, is_timed: bool) -> None:
         self._receive = receive
+        self.is_answered: Callable[[], bool] = lambda: False
         self._budget = budget
         self._is_timed = is_timed
         self._since = time.monotonic()
         self._count = 0
         self._taken = 0
         self._is_whole = False
+        # Why it could not be read; what reads it may word that in another way.
+        self.failure: ServiceError | None = None
 
     async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            ServiceError: As below, and it is kept as `failure`.
+        """
+        try:
+            return await self._next()
+        except ServiceError as err:
+            self.failure = err
+            raise
+
+    async def _next(self) -> Message:
         """The next message.
 
         Raises:
@@ -206,7 +222,8 @@ class _Body:
             await asyncio.sleep(_LISTEN_S)
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if task is not None:
+        # An answer that is sent looks like a hang-up too.
+        if task is not None and not self.is_answered():
             task.cancel()
 
     def give_back(self) -> None:
@@ -224,6 +241,8 @@ class _Answer:
         self.status = 500
         self.is_started = False
         self.is_replaced = False
+        self.is_sent = False
+        self.body_failure: Callable[[], ServiceError | None] = lambda: None
         self._scope = scope
         self._send = send
         self._entry = entry
@@ -233,6 +252,7 @@ class _Answer:
         if self.is_replaced:
             return
         if message["type"] != "http.response.start":
+            self.is_sent = not message.get("more_body", False)
             await self._send(message)
             return
         headers = dict(message.get("headers", ()))
@@ -243,7 +263,8 @@ class _Answer:
             return
         if message["status"] >= 400 and not headers.get(b"content-type", b"").startswith(PROBLEM_TYPE.encode()):
             self.is_replaced = True
-            response = problem_of_status(message["status"]).response()
+            failure = self.body_failure()
+            response = (problem_of_status(message["status"]) if failure is None else problem_of(failure)).response()
             if b"allow" in headers:
                 response.headers["allow"] = headers[b"allow"].decode("latin-1")
             await self.replace(response)

@@ -1,7 +1,7 @@
 """What is refused by its head alone, before anything is made of it: inference that would find the queue full.
 
 Ten times as many requests as can be answered must not cost those who are answered their time. Who asks is not looked at, so a
-caller without a key learns here that the service is busy, and nothing else.
+caller without a key learns here that the service is busy, and by asking for it that a model is there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ def refuse(engine: Engine, method: bytes, target: bytes, headers: Headers) -> by
 
     What is to be logged or traced, or is asked of a service that drains, takes the usual way.
     """
-    if not engine.backlog.is_full or method != b"POST" or engine.observer is not None or engine.is_closing:
+    if (
+        not engine.backlog.is_full
+        or method != b"POST"
+        or engine.observer is not None
+        or engine.is_closing
+        or engine.device.is_lost
+    ):
         return None
     path, _, query = target.partition(b"?")
     given = dict(headers)

@@ -27,7 +27,16 @@ from service.api.answer import model_card
 from service.calls import DEFAULT_TOP_K, MAX_TOP_K, integer
 from service.cores import available_cores
 from service.device import Device
-from service.errors import BadRequestError, BodyTooLargeError, ModelLoadError, Problem, ServiceError, problem_of
+from service.errors import (
+    BadRequestError,
+    BodyTooLargeError,
+    DeviceLostError,
+    ModelLoadError,
+    OutOfMemoryError,
+    Problem,
+    ServiceError,
+    problem_of,
+)
 from service.live import Plan, load
 from service.logs import EXIT_UNAVAILABLE
 from service.metrics import Metrics
@@ -88,7 +97,7 @@ def score(settings: Settings, wish: Wish) -> int:
     root, names = find(wish.source)
     try:
         scorer = Scorer(settings, wish)
-    except ModelLoadError as err:
+    except (ModelLoadError, OutOfMemoryError, DeviceLostError) as err:
         sys.stderr.write(f"{err}\n")
         return EXIT_UNAVAILABLE
     tally = Tally(len(names), sys.stderr, is_shown=sys.stderr.isatty() and not sys.stdout.isatty())

@@ -12,7 +12,8 @@ import numpy as np
 
 from models.errors import ContractError
 from models.golden import deviation, read_golden
-from service.errors import ModelLoadError
+from service.cores import has_bf16
+from service.errors import DeviceLostError, ModelLoadError, OutOfMemoryError
 from service.runtime.onnx import OnnxRuntime
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def ways(provider: str, runtime: RuntimeName, precision: Precision) -> list[Way]
     if wants_openvino and not has_openvino:
         raise ModelLoadError("CANDOR_RUNTIME=openvino and CANDOR_PRECISION=bf16 need openvino; install requirements/cpu.txt")
     found = []
-    if has_openvino and runtime != "onnxruntime" and precision != "fp32" and _openvino().has_bf16():
+    if has_openvino and runtime != "onnxruntime" and precision != "fp32" and has_bf16():
         found.append(Way("openvino", "bf16"))
     if precision == "bf16":
         if not found:
@@ -79,7 +80,10 @@ def load_runtime(artifact: Artifact, provider: str, lanes: int, max_batch: int, 
         try:
             runtime = _make(way, artifact, provider, lanes)
             return runtime, _replay(runtime, artifact, max_batch)
-        except ModelLoadError as err:
+        except (DeviceLostError, OutOfMemoryError):
+            raise
+        except Exception as err:
+            # Whatever is wrong with a faster way, the next one may serve.
             if number == len(tried):
                 raise
             logger.warning("%s does not run on %s in %s: %s", artifact.manifest.reference, way.runtime, way.precision, err)

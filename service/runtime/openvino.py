@@ -7,8 +7,6 @@ than ONNX Runtime.
 from __future__ import annotations
 
 import threading
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _NAMES = {hint: name for name, hint in _HINTS.items()}
-# Either set of instructions computes in bf16; without one of them it is imitated, slowly.
-_BF16 = {"avx512_bf16", "amx_bf16"}
 
 
 class OpenVinoRuntime:
@@ -83,16 +79,6 @@ class OpenVinoRuntime:
         # The memory of this call, which lives until the next one: what is read from it must be copied.
         request.infer({0: np.ascontiguousarray(together)}, share_inputs=True)
         return [request.get_tensor(name).data.copy() for name in names]
-
-
-@cache
-def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor computes in bf16."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return False
-    return any(_BF16 & set(line.split()) for line in lines if line.startswith("flags"))
 
 
 def _check(compiled: openvino.CompiledModel, manifest: Manifest) -> None:

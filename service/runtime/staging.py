@@ -65,7 +65,7 @@ def page_locked(shape: tuple[int, ...]) -> UInt8Array:
         logger.warning("memory could not be page-locked (CUDA says %d), so copies are not overlapped with work", code)
         return held
     # What is freed while it is registered would be given to others locked; the view keeps the owner alive.
-    return _Registered(held, runtime).view
+    return np.asarray(_Registered(held, runtime))
 
 
 class _Registered:
@@ -75,7 +75,6 @@ class _Registered:
         self._held = held
         self._runtime = runtime
         self.__array_interface__ = held.__array_interface__
-        self.view: UInt8Array = np.asarray(self)
 
     def __del__(self) -> None:
         self._runtime.cudaHostUnregister(ctypes.c_void_p(self._held.ctypes.data))

@@ -35,6 +35,7 @@ class Engine:
         self.backlog = Backlog(2, 10, self.metrics)
         self.observer = None
         self.is_closing = False
+        self.device = SimpleNamespace(is_lost=False)
 
     def expect(self, reference: str | None) -> None:
         if reference not in (None, "cats"):
@@ -76,6 +77,7 @@ def test_refusal_is_a_problem_with_an_id_and_is_counted(full: Any) -> None:
         (b"POST", b"/classify?model=dogs", [JPEG], {}),
         (b"POST", b"/classify", [JPEG], {"observer": SimpleNamespace()}),
         (b"POST", b"/classify", [JPEG], {"is_closing": True}),
+        (b"POST", b"/classify", [JPEG], {"device": SimpleNamespace(is_lost=True)}),
     ],
 )
 def test_what_its_head_does_not_decide_takes_the_usual_way(

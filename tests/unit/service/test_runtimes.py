@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import pytest
 from models.artifact import Artifact
 from models.golden import REDUCED_TOLERANCE, deviation, read_golden
 from models.registry import Registry
+from service.cores import has_bf16
 from service.device import Device
 from service.errors import ModelLoadError
 from service.live import Plan, load
@@ -17,8 +19,8 @@ from service.metrics import Metrics
 from service.runtime import choose
 from service.runtime.choose import Way, changed_labels, load_runtime, ways
 from service.runtime.onnx import OnnxRuntime
-from service.runtime.openvino import OpenVinoRuntime, has_bf16
-from service.runtime.staging import PinnedStaging, Staging
+from service.runtime.openvino import OpenVinoRuntime
+from service.runtime.staging import PinnedStaging, Staging, page_locked
 from tests.support.tiny import publish_colours
 
 if TYPE_CHECKING:
@@ -51,12 +53,12 @@ def artifact(tmp_path: Path) -> Artifact:
     ],
 )
 def test_ways_on_a_processor(monkeypatch: pytest.MonkeyPatch, is_able: bool, runtime: Any, precision: Any, expected: Any) -> None:
-    monkeypatch.setattr("service.runtime.openvino.has_bf16", lambda: is_able)
+    monkeypatch.setattr("service.runtime.choose.has_bf16", lambda: is_able)
     assert ways("cpu", runtime, precision) == expected
 
 
 def test_bf16_that_the_processor_does_not_have_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.runtime.openvino.has_bf16", lambda: False)
+    monkeypatch.setattr("service.runtime.choose.has_bf16", lambda: False)
     with pytest.raises(ModelLoadError, match="no instructions for it"):
         ways("cpu", "auto", "bf16")
 
@@ -167,6 +169,15 @@ def test_reduced_precision_is_taken_only_if_it_reproduces_the_golden_outputs(
     assert runtime.precision == taken
 
 
+def test_way_that_breaks_in_any_manner_gives_way_to_the_next(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, images: Any) -> Any:
+        raise RuntimeError("a primitive could not be created")
+
+    monkeypatch.setattr(OpenVinoRuntime, "run", broken)
+    runtime, _ = load_runtime(artifact, "cpu", 2, 8, [Way("openvino", "fp32"), FP32])
+    assert runtime.name == "onnxruntime"
+
+
 def test_last_way_that_fails_is_the_reason(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Moved, "by", 30.0)
     monkeypatch.setattr(
@@ -214,6 +225,33 @@ def test_threads_do_not_share_the_memory_of_a_batch() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(put, (1, 2))) == [True, True]
+
+
+def test_memory_that_was_locked_is_unlocked_when_its_last_user_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cuda:
+        """The CUDA runtime's two functions, as far as they can be without one."""
+
+        locked = 0
+
+        def cudaHostRegister(self, address: Any, size: Any, flags: Any) -> int:  # noqa: N802
+            self.locked += 1
+            return 0
+
+        def cudaHostUnregister(self, address: Any) -> int:  # noqa: N802
+            self.locked -= 1
+            return 0
+
+    cuda = Cuda()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: cuda)
+    held = page_locked((2, 4, 5, 3))
+    part = held[:1]
+    part[:] = 7
+    del held
+    gc.collect()
+    assert (cuda.locked, int(part.sum())) == (1, 7 * 60)
+    del part
+    gc.collect()
+    assert cuda.locked == 0
 
 
 def test_answers_of_a_padded_batch_are_of_the_images_that_were_given(artifact: Artifact) -> None:
