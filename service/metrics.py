@@ -72,7 +72,7 @@ class Metrics:
         )
         self.queue_duration = Histogram(
             "candor_queue_duration_seconds",
-            "From decoded to taken into a batch",
+            "From handed in to taken by a lane; on a CPU an image is decoded after that, on a GPU before",
             ("model",),
             buckets=SECONDS,
             registry=self.registry,
