@@ -1,4 +1,4 @@
-"""Where something was measured: the code, the machine, the libraries, and what else the machine did meanwhile."""
+"""Where something was measured: the code, the machine, and the libraries."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,33 +38,3 @@ def libraries(names: Sequence[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-class Others:
-    """What share of the machine's cores others took since it was made: those that are none of our family."""
-
-    def __init__(self) -> None:
-        """Begin to count."""
-        self._busy = _busy()
-        self._ours = _family()
-
-    def share(self) -> float:
-        """0..1; what processes of ours that have ended computed is counted as theirs, so it is at most this."""
-        busy, total = (now - then for now, then in zip(_busy(), self._busy, strict=True))
-        return max(0.0, busy - (_family() - self._ours)) / total
-
-
-def _busy() -> tuple[float, float]:
-    times = psutil.cpu_times()
-    return sum(times) - times.idle - times.iowait, sum(times)
-
-
-def _family() -> float:
-    """Processor seconds of this process, of those that it started and run, and of those that it waited for."""
-    me = psutil.Process()
-    times = me.cpu_times()
-    total = times.user + times.system + times.children_user + times.children_system
-    for child in me.children(recursive=True):
-        own = child.cpu_times()
-        total += own.user + own.system + own.children_user + own.children_system
-    return total

@@ -105,14 +105,12 @@ def beside_peers(bench: Bench, rounds: int, only: list[str]) -> dict[str, Any]:
         requests = [load.post("/classify", jpeg, _IMAGE) for jpeg in bench.small]
         for number in range(rounds):
             for peer in chosen:
-                others = machine.Others()
                 most = limit(bench, os.cpu_count() or 1)["images_per_s"]
                 ours = _summary(_closed(url, requests, bench.seconds))
                 with running(peer, bench.artifact, _PEER_PORT):
                     asked = [load.post(peer.path, body, headers) for headers, body in map(peer.request, bench.small)]
                     theirs = _summary(_closed(f"http://127.0.0.1:{_PEER_PORT}", asked, bench.seconds))
                 row = {"round": number, "peer": peer.name, "limit": round(most, 1), "candor": ours, "theirs": theirs}
-                row["others"] = round(others.share(), 3)
                 say(f"limit {most:.1f}, candor {ours['images_per_s']}, {peer.name} {theirs['images_per_s']} images/s")
                 rows.append(row)
     return {"rows": rows, "versions": {peer.name: peer.version for peer in chosen}, **_ratios(rows)}

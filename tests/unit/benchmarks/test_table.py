@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import results, table
+from benchmarks import results, serving_table, table
 from benchmarks.results import Results, Run, Setting
 from models.scores import SplitMetrics
 
@@ -107,3 +108,10 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
 def test_the_committed_table_is_the_committed_results() -> None:
     document = table.README.read_text()
     assert table.place(document, table.render(results.read(results.TRAINING_CPU))) == document
+
+
+def test_the_committed_table_of_serving_is_the_committed_results() -> None:
+    found = json.loads(table.SERVING_CPU.read_text())
+    document = table.README.read_text()
+    assert table.place(document, serving_table.render(found), table.SERVING_BEGIN, table.SERVING_END) == document
+    assert set(found["peers"]["versions"]) == {"fastapi", "litserve", "mosec", "ray", "bentoml"}
