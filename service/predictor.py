@@ -153,7 +153,12 @@ class Predictor:
                 yield
         except TimeoutError as err:
             self._metrics.shed.labels(DeadlineExceededError.code).inc()
-            raise DeadlineExceededError(f"no answer within {within_s:.3g} s") from err
+            late = (
+                f"no answer within {within_s:.3g} s"
+                if within_s
+                else "the caller's time was over before its images were begun with"
+            )
+            raise DeadlineExceededError(late) from err
         finally:
             self._backlog.leave(name, images)
 
