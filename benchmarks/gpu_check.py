@@ -7,7 +7,6 @@ to keep, so that the one command is known to work before a GPU is at hand.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import re
@@ -17,7 +16,6 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +25,7 @@ import timm
 import torch
 from torch.nn import functional
 
-from benchmarks import gpu_serving
+from benchmarks import gpu_serving, machine
 from models.dataset import Item
 from models.recipe import Recipe
 from models.registry import Registry
@@ -244,18 +242,13 @@ def _tuner(name: str, images: Images, device: Device, size: Size) -> tuple[FineT
 
 
 def _setting(device: Device) -> dict[str, Any]:
-    libraries = {}
-    for name in _LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            libraries[name] = version(name)
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "commit": commit or "unknown",
         "device": device.describe(),
         "cuda": torch.version.cuda,
-        "python": sys.version.split()[0],
-        "libraries": libraries,
+        "libraries": machine.libraries(_LIBRARIES),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -64,11 +64,6 @@ def post(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode() + body
 
 
-def get(path: str) -> bytes:
-    """A request without a body."""
-    return f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()
-
-
 def closed(url: str, requests: Sequence[bytes], *, clients: int, seconds: float, warm_s: float = 2.0) -> Load:
     """Let each client send its next request when it has the answer to the last; what ends within `warm_s` is not counted."""
     return uvloop.run(_closed(url, requests, clients, seconds, warm_s))

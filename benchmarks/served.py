@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx
+import psutil
 
 from training.sample import SAMPLE
 
@@ -24,15 +25,22 @@ _PORT, _START_S, _STOP_S = 3097, 120, 60
 @contextmanager
 def served(home: str, **settings: str) -> Iterator[httpx.Client]:
     """Serve the state in `home` on loopback while the context lasts, and give a client of it."""
+    with started(home, **settings) as (client, _):
+        yield client
+
+
+@contextmanager
+def started(home: str, **settings: str) -> Iterator[tuple[httpx.Client, psutil.Process]]:
+    """The same, with the process; of a caller's own settings none is taken over."""
     named = {f"CANDOR_{name.upper()}": value for name, value in settings.items()}
-    variables = os.environ | {"CANDOR_HOME": home, "CANDOR_PORT": str(_PORT), **named}
-    variables.pop("CANDOR_REGISTRY", None)
+    others = {name: value for name, value in os.environ.items() if not name.startswith("CANDOR_")}
+    variables = others | {"CANDOR_HOME": home, "CANDOR_PORT": str(_PORT), **named}
     quiet = subprocess.DEVNULL
     process = subprocess.Popen([sys.executable, "-m", "service"], env=variables, stdout=quiet, stderr=quiet)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{_PORT}", timeout=60) as client:
             _wait(client)
-            yield client
+            yield client, psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(_STOP_S)

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
-import psutil
 from PIL import Image
 
 from benchmarks import load, machine
 from benchmarks.peers.registry import PEERS, running
 from benchmarks.photos import LARGE, SMALL
+from benchmarks.served import started
 from models.artifact import read_manifest
 from models.preprocess import load_image
 from models.registry import Registry
@@ -38,14 +38,15 @@ from training.progress import say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import psutil
+
     from benchmarks.load import Load
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = Path(__file__).with_name("results") / "serving-cpu.json"
 NAME = "imagenet"
 CLIENTS = 16
-_PORT, _PEER_PORT = 3093, 3094
-_START_S, _STOP_S, _WARM_S = 60, 60, 2.0
+_PEER_PORT, _WARM_S = 3094, 2.0
 PARTS = ("peers", "alone", "large", "overload")
 _OVERLOAD, _OVERLOAD_S, _CONNECTIONS = 10, 30, 400
 _LIBRARIES = ("onnxruntime-gpu", "openvino", "numpy", "pillow", "simplejpeg", "uvicorn", "bentoml")
@@ -226,22 +227,9 @@ class _Watch:
 
 @contextmanager
 def candor(bench: Bench, **settings: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Serve the artifact while the context lasts."""
-    told = {"CANDOR_HOME": str(bench.work / "home"), "CANDOR_PORT": str(_PORT), "CANDOR_RUN": "serve"}
-    told |= {f"CANDOR_{name.upper()}": value for name, value in settings.items()}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CANDOR_")}
-    process = subprocess.Popen([sys.executable, "-m", "service"], cwd=ROOT, env=kept | told, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{_PORT}"
-    try:
-        until = time.monotonic() + _START_S
-        while not _is_ready(url):
-            if process.poll() is not None or time.monotonic() > until:
-                raise SystemExit("candor did not start; run python -m service with CANDOR_HOME=var/bench-serving/home to see why")
-            time.sleep(0.1)
-        yield url, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(_STOP_S)
+    """Serve the artifact while the context lasts: its address and its process."""
+    with started(str(bench.work / "home"), run="serve", **settings) as (client, process):
+        yield str(client.base_url), process
 
 
 def limit(bench: Bench, threads: int) -> dict[str, float]:
@@ -284,13 +272,6 @@ def _milliseconds(call: Any, argument: bytes) -> float:
     started = time.perf_counter()
     call(argument)
     return (time.perf_counter() - started) * 1e3
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False
 
 
 def _parse() -> argparse.Namespace:

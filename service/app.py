@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 engine = EngineRef()
 _app = build_app(engine)
+_classify, _explain = classify_input(engine), explain_input(engine)
 
 
 @bentoml.service(**SERVICE_OPTIONS)
@@ -45,13 +46,13 @@ class Classifier:
         """Answer what is in flight, then stop."""
         await self._parts.stop()
 
-    @bentoml.api(route="/classify", input_spec=classify_input(engine))
+    @bentoml.api(route="/classify", input_spec=_classify)
     async def classify(self, call: Any) -> Any:
         """Classify images: calibrated probabilities, descending, or a number, by the model's task."""
         response: Response = await answer_classify(self._parts, call)
         return response
 
-    @bentoml.api(route="/explain-confidence", input_spec=explain_input(engine))
+    @bentoml.api(route="/explain-confidence", input_spec=_explain)
     async def explain_confidence(self, call: Any) -> Any:
         """Explain one image: how sure, how that is known, and what else it could be."""
         response: Response = await answer_explain(self._parts, call)
@@ -87,8 +88,8 @@ def direct(service: ASGIApp) -> ASGIApp:
     than that (docs/decisions/0010).
     """
     answers = {
-        "/classify": (classify_input(engine), answer_classify),
-        "/explain-confidence": (explain_input(engine), answer_explain),
+        "/classify": (_classify, answer_classify),
+        "/explain-confidence": (_explain, answer_explain),
     }
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -90,7 +90,7 @@ async def read_classify(request: Request, limits: BodyLimits, expect: Expect) ->
         ServiceError: As `inputs.read_body` and `expect`; BadRequestError also if a parameter is unknown or malformed, or there
             are too many images; EmptyBodyError if there is none.
     """
-    until = time.monotonic() + deadline_of(request)
+    left_s = time_left(request)
     _expect_early(request, expect)
     body = await read_body(request, limits)
     given = parameters(request, body, ("model", "top_k", "raw", "trust"))
@@ -103,8 +103,7 @@ async def read_classify(request: Request, limits: BodyLimits, expect: Expect) ->
         top_k=_top_k(given),
         is_raw=_flag("raw", given.get("raw"), default=False),
         has_trust=_flag("trust", given.get("trust"), default=True),
-        # The time in which the body came was the caller's waiting too.
-        deadline_s=max(0.0, until - time.monotonic()),
+        deadline_s=left_s(),
     )
 
 
@@ -114,7 +113,7 @@ async def read_explain(request: Request, limits: BodyLimits, expect: Expect) -> 
     Raises:
         ServiceError: As `read_classify`; BadRequestError also if there are several images.
     """
-    until = time.monotonic() + deadline_of(request)
+    left_s = time_left(request)
     _expect_early(request, expect)
     body = await read_body(request, limits)
     known = ("model", "confidence_level", "top_k", "neighbors", "heatmap", "versus")
@@ -130,8 +129,7 @@ async def read_explain(request: Request, limits: BodyLimits, expect: Expect) -> 
         neighbors=integer("neighbors", given.get("neighbors"), DEFAULT_NEIGHBORS, 0, MAX_NEIGHBORS),
         heatmap=_heatmap(given.get("heatmap")),
         versus=_text("versus", given.get("versus"), "a label of the model"),
-        # The time in which the body came was the caller's waiting too.
-        deadline_s=max(0.0, until - time.monotonic()),
+        deadline_s=left_s(),
     )
 
 
@@ -141,18 +139,21 @@ def _expect_early(request: Request, expect: Expect) -> None:
         expect(_text("model", request.query_params.get("model"), "a name, or name:version"))
 
 
-def deadline_of(request: Request) -> float:
-    """Seconds that the caller will wait; infinity where it does not say.
+def time_left(request: Request) -> Callable[..., float]:
+    """What tells, whenever it is called, how many seconds the caller still waits; 0 when that is over.
+
+    Infinity where the caller does not say. An argument is a second bound, of which the sooner holds; both count from
+    this call on, for the time in which the body comes is the caller's waiting too.
 
     Raises:
         BadRequestError: If what it says is no number of milliseconds.
     """
-    given = request.headers.get(DEADLINE_HEADER)
-    if given is None:
-        return math.inf
-    if not given.isdecimal() or len(given) > len(str(MAX_DEADLINE_MS)) or not 1 <= int(given) <= MAX_DEADLINE_MS:
-        raise BadRequestError(f"{DEADLINE_HEADER} is {given!r:.80}, expected milliseconds from 1 to {MAX_DEADLINE_MS}")
-    return int(given) / 1000
+    given, came, deadline_s = request.headers.get(DEADLINE_HEADER), time.monotonic(), math.inf
+    if given is not None:
+        if not given.isdecimal() or len(given) > len(str(MAX_DEADLINE_MS)) or not 1 <= int(given) <= MAX_DEADLINE_MS:
+            raise BadRequestError(f"{DEADLINE_HEADER} is {given!r:.80}, expected milliseconds from 1 to {MAX_DEADLINE_MS}")
+        deadline_s = int(given) / 1000
+    return lambda within_s=math.inf: max(0.0, min(deadline_s, within_s) - (time.monotonic() - came))
 
 
 def parameters(request: Request, body: Body, known: Iterable[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.errors import ContractError, SettingsError
+from models.trainer import EXIT_INTERRUPTED
 from service import launcher
 from service.access import SCOPES
 from service.keys import create_key, read_keys, revoke_key
@@ -17,9 +18,6 @@ from service.settings import read_settings
 
 if TYPE_CHECKING:
     from service.access import KeyScope
-
-# A shell's for a process that Ctrl-C ended.
-_EXIT_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +77,7 @@ def _score(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{err}\n")
         return EXIT_SETTINGS
     except KeyboardInterrupt:
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def _create(path: Path, options: argparse.Namespace) -> None:

@@ -86,19 +86,18 @@ class Guard:
         engine = self._engine.get()
         found = access.find(scope["method"], scope["path"])
         entry = Entry(engine.audit, found, _client(scope)) if found is not None and found.is_mutation else None
-        answer = _Answer(scope, send, entry, engine)
+        is_streamed = self._is_streamed(scope)
+        body = _Body(receive, None if is_streamed else engine.budget, is_timed=not is_streamed)
+        answer = _Answer(scope, send, entry, engine, body)
         request_id.set(answer.request_id.decode())
         key_id.set(None)
         is_open_inference.set(f"{scope['path']}/".startswith("/v2/"))
-        is_streamed = self._is_streamed(scope)
-        body = _Body(receive, None if is_streamed else engine.budget, is_timed=not is_streamed)
-        body.is_answered, answer.body_failure = lambda: answer.is_sent, lambda: body.failure
         started = time.perf_counter()
         engine.metrics.in_flight.inc()
         try:
             await self._admit(engine, scope, found, entry)
             if found is not None and found.is_inference:
-                await body.while_heard(self._app(scope, body.receive, answer.send))
+                await body.while_heard(answer, self._app(scope, body.receive, answer.send))
             else:
                 app = engine.elsewhere(scope["path"]) or self._app
                 await app(scope, body.receive, answer.send)
@@ -145,7 +144,6 @@ class _Body:
 
     def __init__(self, receive: Receive, budget: Budget | None, *, is_timed: bool) -> None:
         self._receive = receive
-        self.is_answered: Callable[[], bool] = lambda: False
         self._budget = budget
         self._is_timed = is_timed
         self._since = time.monotonic()
@@ -191,7 +189,7 @@ class _Body:
             self._taken += count
         return message
 
-    async def while_heard(self, answering: Awaitable[None]) -> None:
+    async def while_heard(self, answer: _Answer, answering: Awaitable[None]) -> None:
         """Await an answer for as long as somebody waits for it.
 
         Raises:
@@ -201,7 +199,7 @@ class _Body:
         listening: list[asyncio.Task[None]] = []
 
         def listen() -> None:
-            listening.append(asyncio.create_task(self._listen(task)))
+            listening.append(asyncio.create_task(self._listen(answer, task)))
 
         timer = asyncio.get_running_loop().call_later(_LISTEN_S, listen)
         try:
@@ -216,14 +214,14 @@ class _Body:
             for listener in listening:
                 listener.cancel()
 
-    async def _listen(self, task: asyncio.Task[Any] | None) -> None:
+    async def _listen(self, answer: _Answer, task: asyncio.Task[Any] | None) -> None:
         # While the body comes, whoever reads it notices.
         while not self._is_whole:
             await asyncio.sleep(_LISTEN_S)
         while (await self._receive())["type"] != "http.disconnect":
             pass
         # An answer that is sent looks like a hang-up too.
-        if task is not None and not self.is_answered():
+        if task is not None and not answer.is_sent:
             task.cancel()
 
     def give_back(self) -> None:
@@ -235,14 +233,14 @@ class _Body:
 class _Answer:
     """What is sent, with the request id on it, with every error in one form, and not before it is audited."""
 
-    def __init__(self, scope: Scope, send: Send, entry: Entry | None, engine: Engine) -> None:
+    def __init__(self, scope: Scope, send: Send, entry: Entry | None, engine: Engine, body: _Body) -> None:
         self._engine = engine
         self.request_id = request_id_of(dict(scope["headers"]))
         self.status = 500
         self.is_started = False
         self.is_replaced = False
         self.is_sent = False
-        self.body_failure: Callable[[], ServiceError | None] = lambda: None
+        self._body = body
         self._scope = scope
         self._send = send
         self._entry = entry
@@ -263,7 +261,7 @@ class _Answer:
             return
         if message["status"] >= 400 and not headers.get(b"content-type", b"").startswith(PROBLEM_TYPE.encode()):
             self.is_replaced = True
-            failure = self.body_failure()
+            failure = self._body.failure
             response = (problem_of_status(message["status"]) if failure is None else problem_of(failure)).response()
             if b"allow" in headers:
                 response.headers["allow"] = headers[b"allow"].decode("latin-1")

@@ -19,7 +19,7 @@ from service import stopwatch
 from service.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from models.confidence.case import Ask
     from models.confidence.explanation import Explanation
@@ -134,9 +134,7 @@ class Predictor:
         """
         async with self._bounded(model, 1, deadline_s):
             view = partial(self._decoder.view, image, model.manifest, stopwatch.current.get())
-            explanation = await self._timed(
-                model.explained(view if model.decodes_in_lane else await self._decoder.apart(view), ask)
-            )
+            explanation = await self._timed(model.explained(await self._where_it_decodes(model, view), ask))
         model.monitor.explained(explanation)
         return explanation
 
@@ -162,9 +160,8 @@ class Predictor:
         finally:
             self._backlog.leave(name, images)
 
-    async def _pixels(self, model: LiveModel, image: bytes) -> Image:
-        """The image's pixels, or what decodes them where the model's lanes do that."""
-        decode = partial(self._decoder.decode, image, model.manifest, stopwatch.current.get())
+    async def _where_it_decodes(self, model: LiveModel, decode: Callable[[], Said]) -> Said | Callable[[], Said]:
+        """What is decoded, or what decodes it where the model's lanes do that."""
         return decode if model.decodes_in_lane else await self._decoder.apart(decode)
 
     async def _timed(self, answering: Awaitable[Said]) -> Said:
@@ -178,7 +175,12 @@ class Predictor:
         return said
 
     async def _classify_one(self, model: LiveModel, image: bytes | UInt8Array, top_k: int, is_raw: bool) -> Answer:
-        pixels = await self._pixels(model, image) if isinstance(image, bytes) else image
+        pixels: Image
+        if isinstance(image, bytes):
+            decode = partial(self._decoder.decode, image, model.manifest, stopwatch.current.get())
+            pixels = await self._where_it_decodes(model, decode)
+        else:
+            pixels = image
         judged = await self._timed(model.judged(pixels))
         answer = decide(model, judged, top_k, is_raw=is_raw)
         if isinstance(answer, Prediction):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
@@ -12,7 +11,7 @@ from starlette.responses import Response
 
 from models.errors import ImageError
 from service.api.answer import keep, logged_problem, version_header
-from service.calls import deadline_of
+from service.calls import time_left
 from service.errors import BadRequestError, UnsupportedMediaTypeError
 from service.inference import answered, understand
 from service.inputs import whole_body
@@ -51,11 +50,10 @@ class InferAnswer(BaseModel):
 async def answer_infer(engine: Engine, reference: str, request: Request) -> Response:
     """Answer one request to `name` or `name:N`, whatever it is: nothing is raised."""
     try:
-        came, deadline_s = time.monotonic(), deadline_of(request)
+        left_s = time_left(request)
         engine.expect(reference)
         model, call = await _read(engine, reference, request)
-        left_s = min(deadline_s, call.timeout_s) - (time.monotonic() - came)
-        results = await engine.predictor.classify(model, call.images, 1, deadline_s=max(0.0, left_s))
+        results = await engine.predictor.classify(model, call.images, 1, deadline_s=left_s(call.timeout_s))
         judged = [_judged(index, result) for index, result in enumerate(results)]
         keep(engine, model, call.images, results)
         return _response(model, call, judged)

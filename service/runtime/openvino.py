@@ -14,6 +14,7 @@ import openvino
 
 from service.errors import ModelLoadError
 from service.runtime.graph import check_graph
+from service.runtime.staging import Staging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from models.manifest import Manifest
-    from models.preprocess import UInt8Array
     from service.runtime.port import Images
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -65,6 +65,7 @@ class OpenVinoRuntime:
             raise ModelLoadError(f"{manifest.reference}: {precision} was asked for and {self.precision} runs")
         # A request is one computation with its memory: each thread has its own.
         self._own = threading.local()
+        self._staging = Staging()
 
     def run(self, images: Images) -> npt.NDArray[np.float32]:
         """uint8 `[N, H, W, 3]` to logits `[N, K]`. Safe to call from several threads at once."""
@@ -75,9 +76,8 @@ class OpenVinoRuntime:
         request = getattr(self._own, "request", None)
         if request is None:
             request = self._own.request = self._compiled.create_infer_request()
-        together: UInt8Array = images if isinstance(images, np.ndarray) else np.stack(images)
         # The memory of this call, which lives until the next one: what is read from it must be copied.
-        request.infer({0: np.ascontiguousarray(together)}, share_inputs=True)
+        request.infer({0: np.ascontiguousarray(self._staging.together(images))}, share_inputs=True)
         return [request.get_tensor(name).data.copy() for name in names]
 
 

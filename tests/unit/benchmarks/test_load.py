@@ -70,20 +70,20 @@ def test_closed_loop_has_as_many_in_flight_as_clients_and_no_more(answer: bytes)
 
 def test_rate_is_kept_whatever_the_answers_take() -> None:
     with answering(BUSY, 0.2) as url:
-        found = load.at_rate(url, [load.get("/x")], per_s=100, seconds=1, connections=100)
+        found = load.at_rate(url, [load.post("/x", b"", {})], per_s=100, seconds=1, connections=100)
     assert 70 <= found.statuses[429] <= 130
     assert found.percentile_ms(50, 429) >= 200
 
 
 def test_what_finds_no_connection_is_said_and_not_hidden() -> None:
     with answering(GOOD, 0.5) as url:
-        found = load.at_rate(url, [load.get("/x")], per_s=100, seconds=1, connections=5)
+        found = load.at_rate(url, [load.post("/x", b"", {})], per_s=100, seconds=1, connections=5)
     assert found.statuses[-1] > 50
     assert found.statuses[200] <= 15
 
 
 def test_connections_that_break_are_counted() -> None:
     with answering(b"") as url:
-        found = load.closed(url, [load.get("/x")], clients=2, seconds=0.5, warm_s=0)
+        found = load.closed(url, [load.post("/x", b"", {})], clients=2, seconds=0.5, warm_s=0)
     assert found.statuses[0] > 0
     assert found.statuses[200] == 0

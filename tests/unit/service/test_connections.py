@@ -52,6 +52,12 @@ def read(connection: socket.socket, until: bytes) -> bytes:
     return received
 
 
+def answered_early(connection: socket.socket, length: int) -> None:
+    """Ask for what is not there, and read so before the body is sent."""
+    connection.sendall(f"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n".encode())
+    assert b" 404 " in read(connection, b"}")
+
+
 def send_slowly(connection: socket.socket, part: bytes, times: int) -> None:
     for _ in range(times):
         connection.sendall(part)
@@ -76,8 +82,7 @@ def test_fields_behind_the_body_without_end_are_cut_off(tmp_path: Path, path: st
 def test_body_that_never_ends_behind_an_answer_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "HEAD_S", 0.3)
     with connected(tmp_path) as connection:
-        connection.sendall(b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n")
-        assert b" 404 " in read(connection, b"}")
+        answered_early(connection, 100)
         connection.sendall(b"x")
         began = time.monotonic()
         assert connection.recv(10) == b""
@@ -87,8 +92,7 @@ def test_body_that_never_ends_behind_an_answer_is_let_go(tmp_path: Path, monkeyp
 def test_body_that_ends_behind_an_answer_leaves_a_connection_that_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "HEAD_S", 0.3)
     with connected(tmp_path) as connection:
-        connection.sendall(b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\n")
-        assert b" 404 " in read(connection, b"}")
+        answered_early(connection, 3)
         connection.sendall(b"xyz")
         time.sleep(0.6)
         connection.sendall(HEAD + b"content-length: 0\r\n\r\n")
