@@ -84,8 +84,8 @@ def guarded(app: ASGIApp) -> ASGIApp:
 def direct(service: ASGIApp) -> ASGIApp:
     """Answer inference by the same two functions as the methods above do, and leave everything else to BentoML.
 
-    BentoML's way to a method costs about 1 ms of the one thread that runs the network, as much as all of ours; a GPU is faster than
-    that (docs/decisions/0010).
+    BentoML's way to a method costs about 1 ms of the one thread that runs the network, as much as all of ours; a GPU
+    is faster than that (docs/decisions/0010).
     """
     answers = {
         "/classify": (_classify, answer_classify),
