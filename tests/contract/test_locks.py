@@ -23,7 +23,8 @@ def pins(lock: Path) -> dict[str, set[str]]:
 
 
 def test_there_are_locks() -> None:
-    assert [lock.name for lock in LOCKS] == ["bootstrap.txt", "cpu.txt", "dev.txt", "service.txt", "tracking.txt", "training.txt"]
+    locks = ["bootstrap.txt", "cpu.txt", "dev.txt", "service-cpu.txt", "service.txt", "tracking.txt", "training.txt"]
+    assert [lock.name for lock in LOCKS] == locks
 
 
 @pytest.mark.parametrize("lock", [*LOCKS, *PEER_LOCKS], ids=lambda lock: lock.name)
@@ -51,8 +52,14 @@ def test_smaller_lock_is_cut_from_the_large_one(name: str) -> None:
     assert all(versions <= everything[package] for package, versions in pins(ROOT / "requirements" / name).items())
 
 
-@pytest.mark.parametrize("lock", PEER_LOCKS, ids=lambda lock: lock.name)
-def test_peer_has_candors_versions_of_what_both_use(lock: Path) -> None:
+def test_service_without_a_gpu_ships_nothing_for_one() -> None:
+    found = pins(ROOT / "requirements" / "service-cpu.txt")
+    # What reads a driver's figures is Python, and finds none.
+    assert [name for name in found if re.match(r"nvidia|onnxruntime-gpu|torch|triton", name)] == ["nvidia-ml-py"]
+
+
+@pytest.mark.parametrize("lock", [*PEER_LOCKS, ROOT / "requirements" / "service-cpu.txt"], ids=lambda lock: lock.name)
+def test_lock_with_the_plain_runtime_has_the_versions_of_the_large_one(lock: Path) -> None:
     candors, peers = pins(ROOT / "requirements" / "dev.txt"), pins(lock)
     assert {name: candors[name] for name in peers if name in candors and name != "onnxruntime"} == {
         name: peers[name] for name in peers if name in candors and name != "onnxruntime"
