@@ -1,7 +1,8 @@
 """Many clients, in a process of their own, so that what they cost does not slow down who measures beside them.
 
 `python -m tests.support.flood URL FILE --rate N --seconds S` prints one JSON line. With a rate, a request leaves every 1/N
-seconds whether or not the others are answered; without, `--clients` ask one after the other, `--count` times at most.
+seconds whether or not the others are answered; without, `--clients` ask one after the other, `--count` times at most, or
+until TERM.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -47,6 +49,12 @@ def start(url: str, file: Path, **options: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+def stop(process: subprocess.Popen[str]) -> Flood:
+    """Let the clients have their answers and ask no more, and read what became of it."""
+    process.terminate()
+    return result(process)
+
+
 def result(process: subprocess.Popen[str]) -> Flood:
     """Wait for the end, and read what became of it."""
     out, _ = process.communicate(timeout=120)
@@ -76,6 +84,8 @@ async def _flood(options: argparse.Namespace, body: bytes) -> Sequence[tuple[flo
     answers: list[tuple[float, float, int, str | None]] = []
     kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     until = time.monotonic() + options.seconds
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
 
     async def once() -> None:
         started = time.monotonic()
@@ -87,7 +97,7 @@ async def _flood(options: argparse.Namespace, body: bytes) -> Sequence[tuple[flo
         answers.append((now, now - started, status, retry))
 
     async def loop() -> None:
-        while time.monotonic() < until and len(answers) < options.count:
+        while time.monotonic() < until and len(answers) < options.count and not ended.is_set():
             await once()
 
     if not options.rate:

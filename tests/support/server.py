@@ -89,9 +89,11 @@ def environment(home: Path, **settings: object) -> dict[str, str]:
 
 
 @contextmanager
-def serve(home: Path, *, ready: bool = True, module: str = "service", **settings: object) -> Iterator[Server]:
+def serve(
+    home: Path, *, ready: bool = True, module: str = "service", port: int | None = None, **settings: object
+) -> Iterator[Server]:
     """Start the service over the state in `home`, or what a test puts in its place."""
-    port = free_port()
+    port = free_port() if port is None else port
     log = home / f"service-{port}.log"
     home.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
