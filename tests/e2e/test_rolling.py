@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import httpx
@@ -19,8 +20,10 @@ from tests.support.server import ROOT, Server, free_port, serve
 from tests.support.tiny import publish_colours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    RecordProperty = Callable[[str, object], None]
 
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 pytestmark = [
@@ -63,35 +66,62 @@ def wait_until_known(url: str, seconds: float = 10) -> None:
     raise AssertionError(f"{url} is not ready after {seconds} s")
 
 
-def test_rolling_two_instances_fails_no_request(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
-    registry = tmp_path / "registry"
-    publish_colours(Registry(registry), tmp_path / "work")
-    image = tmp_path / "green.png"
-    image.write_bytes(picture("green"))
-    homes, ports = [tmp_path / "a", tmp_path / "b"], [free_port(), free_port()]
+class Pair:
+    """Two instances of one registry, which keep their ports."""
 
-    def start(which: int, stack: contextlib.ExitStack) -> Server:
-        started = serve(homes[which], port=ports[which], run="serve", registry=registry, drain_s=DRAIN_S)
-        return stack.enter_context(started)
+    def __init__(self, home: Path, stack: contextlib.ExitStack) -> None:
+        self._home, self._stack = home, stack
+        self._ports = [free_port(), free_port()]
+        publish_colours(Registry(home / "registry"), home / "work")
+        self.image = home / "green.png"
+        self.image.write_bytes(picture("green"))
+        self.servers = [self._start(which) for which in range(2)]
+        self.url = stack.enter_context(balancer(self.servers, home))
+        wait_until_known(self.url)
 
-    with contextlib.ExitStack() as stack:
-        servers = [start(which, stack) for which in range(2)]
-        url = stack.enter_context(balancer(servers, tmp_path))
-        wait_until_known(url)
-        asking = flood.start(f"{url}/classify", image, clients=CLIENTS, seconds=AT_MOST_S)
-        stack.callback(asking.kill)
+    def start_again(self, which: int) -> None:
+        self.servers[which] = self._start(which)
+        # As `minReadySeconds` does it: until the balancer asks it again.
+        time.sleep(3)
+
+    def ask(self) -> subprocess.Popen[str]:
+        asking = flood.start(f"{self.url}/classify", self.image, clients=CLIENTS, seconds=AT_MOST_S)
+        self._stack.callback(asking.kill)
         time.sleep(2)
-        began = time.monotonic()
-        for which in range(2):
-            assert servers[which].stop() == 0
-            servers[which] = start(which, stack)
-            # As `minReadySeconds` does it: until the balancer asks it again.
-            time.sleep(3)
-        rolled_s = time.monotonic() - began
-        assert asking.poll() is None, "the load ended before the roll did"
-        answers = flood.stop(asking).answers
-    statuses = {status: sum(found == status for *_, found, _ in answers) for status in {found for *_, found, _ in answers}}
-    record_property("requests", statuses)
-    record_property("rolled in s", round(rolled_s, 1))
+        return asking
+
+    def _start(self, which: int) -> Server:
+        home, registry = self._home / "ab"[which], self._home / "registry"
+        started = serve(home, port=self._ports[which], run="serve", registry=registry, drain_s=DRAIN_S)
+        return self._stack.enter_context(started)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with contextlib.ExitStack() as stack:
+        yield Pair(tmp_path, stack)
+
+
+def test_rolling_two_instances_fails_no_request(pair: Pair, record_property: RecordProperty) -> None:
+    asking = pair.ask()
+    began = time.monotonic()
+    for which in range(2):
+        assert pair.servers[which].stop() == 0
+        pair.start_again(which)
+    record_property("rolled in s", round(time.monotonic() - began, 1))
+    assert asking.poll() is None, "the load ended before the roll did"
+    statuses = Counter(status for *_, status, _ in flood.stop(asking).answers)
+    record_property("requests", dict(statuses))
     assert set(statuses) == {200}
     assert statuses[200] >= REQUESTS
+
+
+def test_killed_instance_fails_only_what_it_had_in_hand(pair: Pair) -> None:
+    asking = pair.ask()
+    killed = time.monotonic()
+    pair.servers[1].process.kill()
+    time.sleep(3)
+    answers = flood.stop(asking).answers
+    # Who had sent something to it, and nobody else.
+    assert sum(status != 200 for *_, status, _ in answers) <= CLIENTS
+    assert sum(at > killed + 1 and status == 200 for at, _, status, _ in answers) > REQUESTS / 50
