@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from models.settings import variable
+from service import access
 from service.metrics import SECONDS
+from service.settings import Settings
 from tests.support.monitoring import (
     OVERLAY,
     TARGET_LABELS,
@@ -95,6 +98,18 @@ def test_alerts_and_their_documentation_are_the_same() -> None:
 def test_documentation_of_an_alert_says_all_that_is_needed_at_night(alert: str) -> None:
     section = re.split(r"^#{2,3} ", DOCUMENT.read_text().partition(f"\n### {alert}\n")[2], flags=re.MULTILINE)[0]
     assert re.findall(r"^\*\*(.*?)\.\*\*", section, re.MULTILINE) == ["Means", "Users notice", "Look", "Do"]
+
+
+def test_documentation_names_routes_and_settings_that_there_are() -> None:
+    text = DOCUMENT.read_text()
+    for method, path in re.findall(r"`(GET|POST|PUT|DELETE) (/[^`?]*)", text):
+        found = access.find(method, path)
+        assert found is not None, path
+        assert found.need is not None, (method, path)
+    known = {variable(name) for name in Settings.model_fields}
+    assert set(re.findall(r"CANDOR_[A-Z_]+", text)) <= known
+    for path in re.findall(r"`(/[a-z][a-z-]+)`", text):
+        assert path in access.TABLE
 
 
 def test_windows_of_a_recorded_share_differ_in_nothing_else() -> None:

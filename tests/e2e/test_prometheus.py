@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ from tests.support.monitoring import (
 )
 from tests.support.pictures import picture
 from tests.support.prometheus import Prometheus, prometheus
-from tests.support.server import free_port, serve
+from tests.support.server import ROOT, free_port, serve
 from tests.support.tiny import LABELS, colours, publish_colours, publish_tiny
 
 if TYPE_CHECKING:
@@ -137,10 +138,18 @@ def test_every_series_that_an_alert_asks_for_is_there_before_anything_has_happen
 
 def test_every_series_that_the_dashboard_asks_for_is_exported(pods: Pods, watching: Prometheus) -> None:
     # A label is counted when it is first answered.
-    known = [*exported(pods), *samples(pods.exposition("serve"))]
+    known, made = [*exported(pods), *samples(pods.exposition("serve"))], recorded()
     for expression in dashboard_expressions():
         for selector in selectors(expression):
-            assert selector.name in recorded() or any(map(selector.finds, known)), (expression, selector)
+            assert selector.name in made or any(map(selector.finds, known)), (expression, selector)
+
+
+def test_every_series_that_the_documents_name_is_exported(pods: Pods) -> None:
+    known = {one.name for one in exported(pods)}
+    names = {name.removesuffix(end) for name in known for end in ("_bucket", "_count", "_sum")} | known
+    for document in ("alerts.md", "operations.md"):
+        named = set(re.findall(r"`(candor_\w+)", (ROOT / "docs" / document).read_text()))
+        assert named - names == set(), document
 
 
 def test_every_label_that_is_added_up_by_is_one_of_the_series(pods: Pods, watching: Prometheus) -> None:
