@@ -100,11 +100,12 @@ class Audit:
 class Entry:
     """The line of one call, from its arrival to its answer. Written once, whatever happens."""
 
-    def __init__(self, audit: Audit, access: Access, client: str) -> None:
-        """Begin; from here on `note` adds to it."""
+    def __init__(self, audit: Audit, access: Access, client: str, on_failure: Callable[[], None]) -> None:
+        """Begin; from here on `note` adds to it. `on_failure` hears of it where the line cannot be written."""
         self._audit = audit
         self._access = access
         self._client = client
+        self._on_failure = on_failure
         self._fields: dict[str, Any] = {}
         _noted.set(self._fields)
         self.is_open = True
@@ -162,6 +163,7 @@ class Entry:
 
     def _failed(self, err: OSError) -> NotAuditedError:
         """Log it with everything that the line would have said."""
+        self._on_failure()
         about = {"action": self._access.template, "object": bounded(self._target()), **self._fields, **self._known(None)}
         logger.error("the audit log cannot be written (%s): %r", err.strerror, about)
         return NotAuditedError(f"the audit log cannot be written ({err.strerror}), and nothing is changed without it")

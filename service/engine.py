@@ -69,7 +69,10 @@ class Engine:
         self.published = PublishedVersions(self.registry)
         self.device = Device()
         self.slots = Slots(self.registry, settings, self._lanes, self.metrics, self.device)
+        self.metrics.ready.labels(settings.run).set_function(lambda: self.is_ready)
         self.metrics.queue_age.set_function(self.slots.oldest_wait_s)
+        if settings.run != "jobs":
+            self.metrics.registry_age.set_function(self.slots.registry_age_s)
         self.metrics.follow_gpus(Gpus(os.environ.get("CUDA_VISIBLE_DEVICES")).read)
         limits = Limits(header_px=settings.max_image_pixels, decoded_px=settings.max_decoded_pixels)
         self.decoder = Decoder(max(2, cores), limits, self.metrics)

@@ -85,7 +85,9 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         engine = self._engine.get()
         found = access.find(scope["method"], scope["path"])
-        entry = Entry(engine.audit, found, _client(scope)) if found is not None and found.is_mutation else None
+        entry = None
+        if found is not None and found.is_mutation:
+            entry = Entry(engine.audit, found, _client(scope), engine.metrics.audit_failures.inc)
         is_streamed = self._is_streamed(scope)
         body = _Body(receive, None if is_streamed else engine.budget, is_timed=not is_streamed)
         answer = _Answer(scope, send, entry, engine, body)

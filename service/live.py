@@ -85,7 +85,9 @@ class LiveModel:
         thresholds = judge.confidence.thresholds
         # [K] in the labels' order, once and not at every answer
         self.thresholds = None if thresholds is None else in_order(thresholds, manifest.labels)
-        self.monitor = Monitor(manifest.name, judge.confidence.reference, metrics)
+        scores = manifest.metrics.calibrated if manifest.metrics else None
+        accuracy = getattr(scores, "accuracy", None)
+        self.monitor = Monitor(manifest.name, judge.confidence.reference, accuracy, metrics)
         self.decodes_in_lane = plan.decodes_in_lane
         self._inference_duration = metrics.inference_duration.labels(manifest.name)
         self._explain_duration = metrics.explain_duration.labels(manifest.name)

@@ -22,6 +22,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from service.access import INFERENCE, TABLE
+from service.errors import DeadlineExceededError, DisconnectedError, QueueFullError, RateLimitedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -41,6 +44,11 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Closer together where answers are acted on.
 PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 SET_SIZES = (1, 2, 3, 5, 10)
+# What begins at 0: see `_begin_at_zero`.
+ANSWERS = ("200", "429", "500", "503", "504")
+NO_SPACE = (("/datasets/{name}", "PUT"), ("/feedback", "POST"), ("/retrain", "POST"))
+SHED = (QueueFullError.code, DeadlineExceededError.code, DisconnectedError.code, RateLimitedError.code)
+AUTH_FAILURES = ("no_key", "unknown_key", "missing_scope", "not_allowed")
 FEEDBACK = ("kept", "duplicate", "dropped", "evicted", "labelled", "deleted")
 
 
@@ -89,6 +97,17 @@ class Metrics:
         self.shed = Counter(
             "candor_shed", "Requests refused or given up, by reason: a refusal's code", ("reason",), registry=self.registry
         )
+        self.ready = Gauge(
+            "candor_ready", "1 while /readyz says so, by what runs: all, serve or jobs", ("run",), registry=self.registry
+        )
+        self.registry_age = Gauge(
+            "candor_registry_age_seconds",
+            "Since the registry was last read; 0 where no models are served",
+            registry=self.registry,
+        )
+        self.audit_failures = Counter(
+            "candor_audit_failures", "Times that a line of the audit log could not be written", registry=self.registry
+        )
         self.auth_failures = Counter(
             "candor_auth_failures",
             "Requests refused for want of a right: no_key, unknown_key, missing_scope, or not_allowed where there are no keys",
@@ -102,7 +121,10 @@ class Metrics:
             registry=self.registry,
         )
         self.provider_info = Gauge(
-            "candor_provider_info", "1 for the execution provider that really runs", ("provider",), registry=self.registry
+            "candor_provider_info",
+            "1 for the execution provider that really runs; not there where no models are served",
+            ("provider",),
+            registry=self.registry,
         )
         self.model_swaps = Counter(
             "candor_model_swaps",
@@ -117,7 +139,14 @@ class Metrics:
             registry=self.registry,
         )
         self._add_trust()
-        self._add_feedback()
+        self.feedback = Counter(
+            "candor_feedback",
+            "Images for feedback: kept, duplicate (kept already), dropped (not kept in time, or no room), evicted (too old, or "
+            "made room for others), labelled, deleted (by hand)",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self._begin_at_zero()
 
     def _add_trust(self) -> None:
         """What `monitor` counts: how far the answers were trusted."""
@@ -164,6 +193,12 @@ class Metrics:
             ("model",),
             registry=self.registry,
         )
+        self.published_accuracy = Gauge(
+            "candor_published_accuracy_ratio",
+            "Accuracy on held-out images that the version which answers was published with; NaN where it has none",
+            ("model",),
+            registry=self.registry,
+        )
         self.drift = Gauge(
             "candor_drift_ks_ratio",
             "Kolmogorov-Smirnov distance of the last 1000 probabilities from the calibration images'; NaN for fewer than 100",
@@ -171,17 +206,22 @@ class Metrics:
             registry=self.registry,
         )
 
-    def _add_feedback(self) -> None:
-        """What `feedback` counts. Every outcome is there from the start: an alert on what never happened sees a 0."""
-        self.feedback = Counter(
-            "candor_feedback",
-            "Images for feedback: kept, duplicate (kept already), dropped (not kept in time, or no room), evicted (too old, or "
-            "made room for others), labelled, deleted (by hand)",
-            ("outcome",),
-            registry=self.registry,
-        )
-        for outcome in FEEDBACK:
-            self.feedback.labels(outcome)
+    def _begin_at_zero(self) -> None:
+        """Make what alerts look at: Prometheus sees a rise from 0 to 1, and none in a series that begins with 1."""
+        for route in (template for template, needs in TABLE.items() if needs.get("POST") in INFERENCE):
+            self.request_duration.labels(route)
+            for status in ANSWERS:
+                self.requests.labels(route, "POST", status)
+        for route, method in NO_SPACE:
+            self.requests.labels(route, method, "507")
+        for counter, values in (
+            (self.shed, SHED),
+            (self.auth_failures, AUTH_FAILURES),
+            (self.model_swaps, ("ok", "failed")),
+            (self.feedback, FEEDBACK),
+        ):
+            for value in values:
+                counter.labels(value)
 
     def count_prediction(self, manifest: Manifest, label: str) -> None:
         """Count a label that was answered by name, unless the model has so many that the series would be too."""

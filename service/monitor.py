@@ -1,7 +1,7 @@
 """What can be watched without labels: how sure a version's answers are, how familiar its images, what was decided.
 
 One for each loaded version, since a window that held answers of two versions would say nothing of either. Counters add up
-over the versions of a name; the two gauges are of the version that answers.
+over the versions of a name; the gauges are of the version that answers.
 """
 
 from __future__ import annotations
@@ -39,16 +39,18 @@ class _Answered(NamedTuple):
 class Monitor:
     """Counts the answers of one version."""
 
-    def __init__(self, name: str, reference: Reference | None, metrics: Metrics) -> None:
+    def __init__(self, name: str, reference: Reference | None, accuracy: float | None, metrics: Metrics) -> None:
         """Make the series of a name, so that they are 0 and not missing before the first answer.
 
         Args:
             name: Of the model.
             reference: What is usual for this version; None where that is not known.
+            accuracy: What it was published with; None where that is not known, or with another task.
             metrics: Where the series are.
         """
         self._name = name
         self._metrics = metrics
+        self._accuracy = math.nan if accuracy is None else accuracy
         self._reference = None if reference is None or not any(reference.p_max) else np.cumsum(reference.p_max)
         self._window: deque[_Answered] = deque(maxlen=WINDOW)
         # answers come on the event loop, and the gauges are read in another thread
@@ -96,11 +98,13 @@ class Monitor:
             self._window.clear()
         self._metrics.estimated_accuracy.labels(self._name).set_function(self.estimated_accuracy)
         self._metrics.drift.labels(self._name).set_function(self.drift)
+        self._metrics.published_accuracy.labels(self._name).set(self._accuracy)
 
     def hide(self) -> None:
         """Take the name's gauges away: nothing answers under it any more."""
         self._metrics.estimated_accuracy.remove(self._name)
         self._metrics.drift.remove(self._name)
+        self._metrics.published_accuracy.remove(self._name)
 
     def estimated_accuracy(self) -> float:
         """The mean p_correct of the window; NaN for too few images, or too many that are not like the data.

@@ -84,7 +84,9 @@ class Slots:
         self._slots: dict[str, Slot] = {}
         self._is_ready = False
         provider = chosen_provider(settings.device)
-        metrics.provider_info.labels(provider).set(1)
+        if settings.run != "jobs":
+            metrics.provider_info.labels(provider).set(1)
+        self._read_at = time.monotonic()
         self.plan = Plan(provider, available_cores(), settings.max_batch, settings.runtime, settings.precision)
 
     @property
@@ -141,6 +143,10 @@ class Slots:
         """Seconds that the image which waits longest has waited; read by the metrics from another thread."""
         return max((model.oldest_wait_s() for slot in list(self._slots.values()) for model in slot.loaded()), default=0.0)
 
+    def registry_age_s(self) -> float:
+        """Seconds since the registry was last read; read by the metrics from another thread."""
+        return time.monotonic() - self._read_at
+
     async def follow(self) -> None:
         """Refresh for ever. Nothing that goes wrong ends it."""
         while True:
@@ -155,6 +161,7 @@ class Slots:
         wanted = await asyncio.to_thread(self._read_aliases)
         if wanted is None:
             return
+        self._read_at = time.monotonic()
         for name in self._slots.keys() - wanted.keys():
             gone = self._slots.pop(name)
             if gone.current is not None:

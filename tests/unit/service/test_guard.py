@@ -357,16 +357,23 @@ def test_refusals_do_not_fill_the_disk_and_are_counted(engine: Engine) -> None:
     assert [line.get("left_out") for line in engine.audited()[-2:]] == [50, None]
 
 
+def audit_failures(engine: Engine) -> float:
+    return float(engine.metrics.registry.get_sample_value("candor_audit_failures_total") or 0)
+
+
 def test_nothing_is_changed_while_it_cannot_be_audited(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     (engine.home / "audit.jsonl").mkdir()
     with caplog.at_level(logging.ERROR):
         refused = call(never, engine, path=PROMOTE)
     assert (refused.status, refused.code, refused.headers[b"retry-after"]) == (503, "not_audited", b"30")
     assert "the audit log cannot be written (Is a directory)" in caplog.text
+    failures = audit_failures(engine)
+    assert failures >= 1
     # What changes nothing goes on, and a refusal stays one.
     assert call(good, engine).status == 200
     engine.key("predict")
     assert call(never, engine, path=PROMOTE).status == 401
+    assert audit_failures(engine) > failures
 
 
 def test_change_that_could_not_be_recorded_is_not_acknowledged(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -378,6 +385,7 @@ def test_change_that_could_not_be_recorded_is_not_acknowledged(engine: Engine, c
     with caplog.at_level(logging.ERROR):
         answer = call(losing_its_log, engine, path=PROMOTE, x_request_id="r-9")
     assert (answer.status, answer.code) == (503, "not_audited")
+    assert audit_failures(engine) == 1
     assert b"yes" not in answer.body
     # The log of the service has what the audit log lacks.
     assert "'to_version': 2" in caplog.text

@@ -296,6 +296,24 @@ def test_broken_alias_file_keeps_what_answers(registry: Registry, tmp_path: Path
     asyncio.run(scenario())
 
 
+def test_age_of_what_is_known_of_the_registry_grows_while_it_is_away(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    async def scenario() -> None:
+        publish_colours(registry, tmp_path / "work")
+        slots, _ = make_slots(registry, pool)
+        await slots.refresh()
+        slots._read_at -= 100
+        registry.root.rename(tmp_path / "away")
+        await slots.refresh()
+        assert 100 <= slots.registry_age_s() < 200
+        (tmp_path / "away").rename(registry.root)
+        await slots.refresh()
+        assert slots.registry_age_s() < 50
+
+    asyncio.run(scenario())
+
+
 def test_name_that_left_the_registry_is_no_longer_served(registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     async def scenario() -> None:
         publish_colours(registry, tmp_path / "work")

@@ -18,7 +18,7 @@ REFERENCE = Reference(p_max=(0.0, 0.0, 0.5, 0.5), p_familiar=(1.0,))
 
 def make(reference: Reference | None = REFERENCE) -> tuple[Monitor, Metrics]:
     metrics = Metrics()
-    monitor = Monitor("birds", reference, metrics)
+    monitor = Monitor("birds", reference, 0.9, metrics)
     monitor.show()
     return monitor, metrics
 
@@ -127,9 +127,11 @@ def test_there_is_no_drift_without_a_reference() -> None:
 
 def test_gauges_are_of_the_version_that_answers_and_go_with_the_name() -> None:
     metrics = Metrics()
-    old, new = (Monitor("birds", REFERENCE, metrics) for _ in range(2))
+    old, new = (Monitor("birds", REFERENCE, accuracy, metrics) for accuracy in (0.8, None))
     old.show()
+    assert value(metrics, 'candor_published_accuracy_ratio{model="birds"}') == 0.8
     new.show()
+    assert math.isnan(value(metrics, 'candor_published_accuracy_ratio{model="birds"}'))
     for _ in range(LEAST):
         old.answered(0.9, 0.5, "familiar", "review")
         new.answered(0.9, 0.8, "familiar", "review")
@@ -137,3 +139,4 @@ def test_gauges_are_of_the_version_that_answers_and_go_with_the_name() -> None:
     new.hide()
     assert 'candor_estimated_accuracy_ratio{model="birds"}' not in metrics.render().decode()
     assert 'candor_drift_ks_ratio{model="birds"}' not in metrics.render().decode()
+    assert 'candor_published_accuracy_ratio{model="birds"}' not in metrics.render().decode()

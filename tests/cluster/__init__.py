@@ -1,0 +1,1 @@
+"""The manifests: rendered, validated, and their alerts tried. They need no cluster."""
