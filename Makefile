@@ -14,9 +14,11 @@ FASTAI := benchmarks/.venv-fastai
 FASTAI_LOCK := benchmarks/requirements-fastai.txt
 # So is each server that answers beside candor's.
 PEERS := $(foreach peer,bentoml fastapi litserve mosec ray,benchmarks/.venv-$(peer))
+# What looks for weak spots in manifests.
+CHECKOV := .venv-checkov
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training peers bench-serving gpu-check clean
+.PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training peers bench-serving gpu-check k8s-check clean
 
 help:  ## explain the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -90,5 +92,17 @@ bench-serving: peers  ## candor beside other servers and beside what the machine
 gpu-check: install  ## does this GPU train and answer as the CPU does, and how fast (10 minutes; ARGS=--rehearse without a GPU)
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
+k8s-check: install $(CHECKOV)/.installed  ## render and validate the manifests, without a cluster or a network (a minute)
+	@$(BIN)/pytest tests/cluster
+	@rendered=$$(mktemp -d) && trap 'rm -r "$$rendered"' EXIT && for folder in k8s/overlays/* k8s/train/*; do \
+	  $(BIN)/kubectl kustomize $$folder > "$$rendered/$$(basename $$folder).yaml" || exit 1; done && \
+	  $(CHECKOV)/bin/checkov --config-file k8s/checkov.yaml --directory "$$rendered" && echo "checkov finds nothing"
+
+$(CHECKOV)/.installed: requirements/checkov.txt | $(STAMP)
+	@test -x $(CHECKOV)/bin/python || { echo "creating $(CHECKOV)"; $(BIN)/python -m venv --without-pip $(CHECKOV); }
+	@echo "installing $<"
+	@VIRTUAL_ENV=$(CHECKOV) $(UV) pip sync --quiet --require-hashes $<
+	@touch $@
+
 clean:  ## remove the environment and all state (trained models too)
-	rm -rf $(VENV) $(FASTAI) $(PEERS) var .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(CHECKOV) $(FASTAI) $(PEERS) var .pytest_cache .mypy_cache .ruff_cache

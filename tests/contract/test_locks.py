@@ -23,7 +23,16 @@ def pins(lock: Path) -> dict[str, set[str]]:
 
 
 def test_there_are_locks() -> None:
-    locks = ["bootstrap.txt", "cpu.txt", "dev.txt", "service-cpu.txt", "service.txt", "tracking.txt", "training.txt"]
+    locks = [
+        "bootstrap.txt",
+        "checkov.txt",
+        "cpu.txt",
+        "dev.txt",
+        "service-cpu.txt",
+        "service.txt",
+        "tracking.txt",
+        "training.txt",
+    ]
     assert [lock.name for lock in LOCKS] == locks
 
 
