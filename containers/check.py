@@ -194,7 +194,7 @@ def model_to_bake() -> Path:
     python = [sys.executable, "-m"]
     if not (WORK / "registry" / name / "aliases").exists():
         _run([*python, "training", "publish-pretrained", "--name", name], home)
-    if not baked.exists():
+    if not (baked / name / "aliases").exists():
         _run([*python, "models", "copy", f"{name}:1", str(baked)], home)
         _run([*python, "models", "promote", f"{name}:1"], {**home, "CANDOR_REGISTRY": str(baked)})
     return baked
