@@ -18,7 +18,8 @@ PEERS := $(foreach peer,bentoml fastapi litserve mosec ray,benchmarks/.venv-$(pe
 CHECKOV := .venv-checkov
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training peers bench-serving gpu-check k8s-check clean
+.PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training peers bench-serving gpu-check bento image \
+	image-check sbom k8s-check clean
 
 help:  ## explain the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -103,6 +104,45 @@ $(CHECKOV)/.installed: requirements/checkov.txt | $(STAMP)
 	@echo "installing $<"
 	@VIRTUAL_ENV=$(CHECKOV) $(UV) pip sync --quiet --require-hashes $<
 	@touch $@
+
+# What BentoML keeps lies under the home like everything else. Where there is no imagenet yet, it is published as it comes.
+MODEL ?= imagenet
+bento: export BENTOML_HOME := $(abspath $(or $(CANDOR_HOME),var))/bentoml
+bento: install  ## a Bento with a model in it, without the network: make bento [MODEL=birds]
+	@test "$(MODEL)" != imagenet || $(BIN)/python -m models list imagenet >/dev/null 2>&1 || \
+	  $(BIN)/python -m training publish-pretrained --name imagenet
+	@$(BIN)/python -m models export-bento $(MODEL)
+	@$(BIN)/bentoml build
+
+# Images: what each is built from, and what it is called (docs/images.md).
+IMAGE ?= cpu
+IMAGES := cpu openvino gpu trainer
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+LOCKS_cpu := requirements/service-cpu.txt
+LOCKS_openvino := $(LOCKS_cpu) requirements/cpu.txt
+LOCKS_gpu := requirements/service.txt
+LOCKS_trainer := $(LOCKS_gpu) requirements/training.txt
+TAG_cpu := candor-serve:$(VERSION)-cpu
+TAG_openvino := candor-serve:$(VERSION)-openvino
+TAG_gpu := candor-serve:$(VERSION)
+TAG_trainer := candor-trainer:$(VERSION)
+BUILDER ?= docker
+
+image:  ## build an image: make image IMAGE=cpu|openvino|gpu|trainer BASE=python:3.11-slim@sha256:… [BUILDER=podman]
+	@test -n "$(LOCKS_$(IMAGE))" || { echo 'IMAGE=$(IMAGE) is none of: $(IMAGES)'; exit 2; }
+	@test -n "$(BASE)" || { echo 'BASE is missing: an image with Python 3.11 or newer, by its digest (docs/images.md)'; exit 2; }
+	$(BUILDER) build $(BUILD_OPTIONS) -f containers/$(if $(filter trainer,$(IMAGE)),trainer,serve).Containerfile \
+	  --build-arg BASE=$(BASE) --build-arg "LOCKS=$(LOCKS_$(IMAGE))" -t $(TAG_$(IMAGE)) .
+
+image-check: install  ## build an image for real, look at its files and run it (root, 4 minutes): make image-check [IMAGE=gpu]
+	@$(BIN)/python -m containers.check $(IMAGE) $(TAG_$(IMAGE)) "$(LOCKS_$(IMAGE))"
+
+SBOM := var/sbom
+sbom: install  ## what is in each image, as CycloneDX, into var/sbom
+	@mkdir -p $(SBOM)
+	@$(foreach image,$(IMAGES),awk '/^[a-z0-9]/ { once = !seen[$$1]++ } once' $(LOCKS_$(image)) | \
+	  PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements - --pyproject pyproject.toml --output-reproducible --no-validate \
+	  -o $(SBOM)/$(subst :,-,$(TAG_$(image))).cdx.json &&) echo $(SBOM)
 
 clean:  ## remove the environment and all state (trained models too)
 	rm -rf $(VENV) $(CHECKOV) $(FASTAI) $(PEERS) var .pytest_cache .mypy_cache .ruff_cache

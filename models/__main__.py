@@ -7,6 +7,8 @@ stderr.
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -65,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     copied = commands.add_parser("copy", help="copy a version into another registry, under its own number")
     copied.add_argument("reference", metavar="NAME:N")
     copied.add_argument("target", metavar="FOLDER", help="the other registry's folder")
+    exported = commands.add_parser(
+        "export-bento", help="put a version into BentoML's model store, for `bentoml build` to bake in"
+    )
+    exported.add_argument("reference", metavar="NAME[:N]", help="without N the version in production")
     return parser
 
 
@@ -169,6 +175,18 @@ def _copy(registry: Registry, options: argparse.Namespace) -> None:
     sys.stdout.write(f"{path}\n")
 
 
+def _export_bento(registry: Registry, options: argparse.Namespace) -> None:
+    name, version = registry.resolve(options.reference)
+    if importlib.util.find_spec("bentoml") is None:
+        raise ContractError("bentoml is not installed here; export where the service is")
+    # A store of candor's own, unless somebody chose one. Both are read when bentoml is imported, which takes seconds.
+    os.environ.setdefault("BENTOML_HOME", str((read_home_settings().home / "bentoml").absolute()))
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+    tag = importlib.import_module("models.store").export(registry, name, version)
+    sys.stderr.write(f"{name}:{version} is in BentoML's model store in {os.environ['BENTOML_HOME']}; its tag there is\n")
+    sys.stdout.write(f"{tag}\n")
+
+
 _COMMANDS = {
     "list": _list,
     "show": _show,
@@ -179,6 +197,7 @@ _COMMANDS = {
     "delete": _delete,
     "prune": _prune,
     "copy": _copy,
+    "export-bento": _export_bento,
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from service.api.classify import answer_classify
 from service.api.datasets import is_upload
 from service.api.explain import answer_explain
 from service.api.retrain import answer_retrain
-from service.bento import SERVICE_OPTIONS, classify_input, explain_input, retrain_input
+from service.bento import SERVICE_OPTIONS, classify_input, explain_input, retrain_input, with_baked_registry
 from service.engine import Engine, EngineRef
 from service.guard import Guard
 from service.settings import read_settings
@@ -33,7 +33,8 @@ class Classifier:
 
     def __init__(self) -> None:
         """Read the settings and build the parts; BentoML calls this in the process that serves."""
-        self._parts = Engine(read_settings())
+        bento = Classifier.bento  # type: ignore[attr-defined]
+        self._parts = Engine(with_baked_registry(read_settings(), bento))
         engine.set(self._parts)
 
     @bentoml.on_startup

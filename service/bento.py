@@ -12,6 +12,7 @@
    `without_layers` takes it out, and the tracer, which costs time when it is off; `bentoml serve` has both. Our guard goes
    with them: it is put around everything instead.
 7. `to_asgi()` is a Starlette application whose `user_middleware` is not yet in use.
+8. Where a Bento is served, the service knows it as `bento`, with the tags of its models, before an instance is made.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import bentoml
 from pydantic import Field, WithJsonSchema
 
 from models.confidence.case import DEFAULT_LEVEL
+from models.store import baked_registry
 from service.calls import (
     DEFAULT_NEIGHBORS,
     DEFAULT_TOP_K,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from service.engine import EngineRef
+    from service.settings import Settings
 
 TIMEOUT_S = 300
 _NOT_NEEDED = {"TimeoutMiddleware", "OpenTelemetryMiddleware", "Guard"}
@@ -72,6 +75,12 @@ def without_layers(app: Starlette) -> Starlette:
         raise RuntimeError(f"BentoML's layers are {app.user_middleware}, expected {', '.join(sorted(_NOT_NEEDED))} among them")
     app.user_middleware = kept
     return app
+
+
+def with_baked_registry(settings: Settings, bento: bentoml.Bento | None) -> Settings:
+    """Where a Bento carries a model and nobody named a registry, the registry is the Bento's: see 8."""
+    baked = baked_registry(bento) if settings.registry is None else None
+    return settings if baked is None else settings.model_copy(update={"registry": baked})
 
 
 class Received(Generic[Call]):

@@ -136,3 +136,8 @@ async def upload_slowly(app: ASGIApp, body: bytes) -> int:
     where = {"raw_path": b"/datasets/slow", "query_string": b"", "server": ("127.0.0.1", 3000), "client": ("127.0.0.1", 4000)}
     await app({**request, **where, "headers": [(b"host", b"localhost")], "asgi": {"version": "3.0"}}, receive, send)
     return int(sent[0]["status"])
+
+
+def test_8_outside_a_bento_the_service_has_none() -> None:
+    # Inside one it has it: tests/e2e/test_bento.py.
+    assert Classifier.bento is None

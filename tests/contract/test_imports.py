@@ -30,3 +30,12 @@ def test_package_is_the_repositorys_own(name: str) -> None:
     file = importlib.import_module(name).__file__
     assert file is not None
     assert Path(file).parent == ROOT / name
+
+
+@pytest.mark.parametrize("module", ["service.runtime.onnx", "training.export"])
+def test_onnx_runtime_reports_nothing(tmp_path: Path, module: str) -> None:
+    env = {**environment(tmp_path / "candor"), "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    env.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", f"import {module}"], cwd=tmp_path, env=env, check=True)
+    # Where it reports, it says what it is by a file there.
+    assert not list(tmp_path.rglob("*onnxruntime*"))

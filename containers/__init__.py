@@ -1,0 +1,1 @@
+"""What images are built from, and `check`, which builds one and looks at what came out."""
