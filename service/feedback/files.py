@@ -28,8 +28,8 @@ _UNFINISHED = ".unfinished"
 _STALE_S = 3600
 # Object stores are reached by obstore, as the registry is, and not by a package of fsspec's for each.
 _STORE: dict[str, Any] = {
-    "client_options": {"allow_http": True, "connect_timeout": "3s", "timeout": "30s"},
-    "retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
+    "client_options": {"allow_http": True, "connect_timeout": "3s", "timeout": "10s"},
+    "retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=3)},
     # What the environment says of it is read now.
     "skip_instance_cache": True,
 }
