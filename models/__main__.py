@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = read_home_settings()
-        registry = open_registry(settings.registry_place, settings.cache_root, is_patient=True)
+        registry = open_registry(settings.registry_place, settings.cache_root)
         _COMMANDS[options.command](registry, options)
     except (ContractError, OSError) as err:
         sys.stderr.write(f"{err}\n")
@@ -173,9 +173,7 @@ def _copy(registry: Registry, options: argparse.Namespace) -> None:
         place = read_place(options.target)
     except ValueError as err:
         raise ContractError(f"{options.target} {err}") from err
-    target = open_registry(
-        place.expanduser() if isinstance(place, Path) else place, read_home_settings().cache_root, is_patient=True
-    )
+    target = open_registry(place.expanduser() if isinstance(place, Path) else place, read_home_settings().cache_root)
     sys.stdout.write(f"{registry.copy(name, version, target)}\n")
 
 

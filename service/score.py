@@ -145,7 +145,7 @@ class Scorer:
             UnknownModelError: If there is none.
             ModelLoadError: If it may not serve.
         """
-        registry = open_registry(settings.registry_place, settings.cache_root, is_patient=True)
+        registry = open_registry(settings.registry_place, settings.cache_root)
         cores, provider = available_cores(), chosen_provider(settings.device)
         path = registry.path(*registry.resolve(wish.model))
         plan = Plan(provider, cores, settings.max_batch, settings.runtime, settings.precision)
