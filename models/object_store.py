@@ -41,6 +41,7 @@ PAUSE_S = 2.0
 _TOGETHER = 8
 _CHUNK_BYTES = 2**20
 _PROBE = ".created-once"
+_NO_CERTIFICATES = "the system has no certificates to know a server by; install ca-certificates, or set SSL_CERT_FILE"
 
 
 class ObjectStore:
@@ -207,5 +208,5 @@ class ObjectStore:
         try:
             return from_url(self.url, client_options=options, retry_config=retrying)
         except BaseError as err:
-            reason = str(err).partition("\n")[0]
+            reason = _NO_CERTIFICATES if "No CA certificates" in str(err) else str(err).partition("\n")[0]
             raise SettingsError(f"{self.url} cannot be used as a registry: {reason}") from err

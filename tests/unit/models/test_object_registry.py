@@ -438,6 +438,13 @@ def test_a_url_that_the_environment_leaves_incomplete_is_a_setting(monkeypatch: 
         open_registry("az://container/registry", tmp_path)
 
 
+def test_a_system_without_certificates_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match="s3://candor/registry cannot be used as a registry: .* install ca-certificates"):
+        open_registry("s3://candor/registry", tmp_path)
+
+
 @pytest.mark.parametrize("url", ["ftp://host/registry", "s3://", "s3:///prefix", "s3://bucket/prefix?x=1", "memory://x"])
 def test_a_url_of_another_kind_is_refused_by_the_settings(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANDOR_REGISTRY", url)
