@@ -13,13 +13,18 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models import artifact
 from models.dataset_store import DatasetStore
 from models.errors import ContractError, DatasetError, NoSpaceError
 from models.manifest import summary
-from models.registry import Registry, parse_reference
-from models.settings import read_home_settings
+from models.open_registry import open_registry
+from models.reference import parse_reference
+from models.settings import read_home_settings, read_place
+
+if TYPE_CHECKING:
+    from models.registry import Registry
 
 EXIT_REFUSED, EXIT_FULL = os.EX_DATAERR, os.EX_IOERR
 _EXITS: dict[type[Exception], int] = {DatasetError: EXIT_REFUSED, NoSpaceError: EXIT_FULL}
@@ -31,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        registry = Registry(read_home_settings().registry_root)
+        settings = read_home_settings()
+        registry = open_registry(settings.registry_place, settings.cache_root)
         _COMMANDS[options.command](registry, options)
     except (ContractError, OSError) as err:
         sys.stderr.write(f"{err}\n")
@@ -66,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--keep", type=_count, required=True, metavar="N", help="how many of the newest stay whatever happens")
     copied = commands.add_parser("copy", help="copy a version into another registry, under its own number")
     copied.add_argument("reference", metavar="NAME:N")
-    copied.add_argument("target", metavar="FOLDER", help="the other registry's folder")
+    copied.add_argument("target", metavar="FOLDER|URL", help="the other registry, a folder or an object store")
     exported = commands.add_parser(
         "export-bento", help="put a version into BentoML's model store, for `bentoml build` to bake in"
     )
@@ -169,10 +175,12 @@ def _prune(registry: Registry, options: argparse.Namespace) -> None:
 
 def _copy(registry: Registry, options: argparse.Namespace) -> None:
     name, version = _exactly(registry, options)
-    if "://" in options.target:
-        raise ContractError(f"{options.target} is an address, and copy takes a folder; mount it, or copy to a folder first")
-    path = registry.copy(name, version, Path(options.target).expanduser())
-    sys.stdout.write(f"{path}\n")
+    try:
+        place = read_place(options.target)
+    except ValueError as err:
+        raise ContractError(f"{options.target} {err}") from err
+    target = open_registry(place.expanduser() if isinstance(place, Path) else place, read_home_settings().cache_root)
+    sys.stdout.write(f"{registry.copy(name, version, target)}\n")
 
 
 def _export_bento(registry: Registry, options: argparse.Namespace) -> None:

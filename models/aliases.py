@@ -17,7 +17,7 @@ from models import artifact
 from models.errors import ConflictError, RegistryError, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterable
     from pathlib import Path
 
 HISTORY = 50
@@ -41,6 +41,10 @@ class Aliases(BaseModel):
     def none(cls) -> Self:
         """The state before the first promotion."""
         return cls(epoch=0)
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 JSON, for people too."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
 
     def promoted(self, version: int, action: str | None = None) -> Self:
         """With `version` in production; it is no candidate any more."""
@@ -87,8 +91,7 @@ def read_epochs(folder: Path) -> list[int]:
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    stems = (entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))
-    return sorted(int(stem) for stem in stems if stem.isdecimal())
+    return epochs_in(entry.name for entry in entries)
 
 
 def read_newest(folder: Path) -> Aliases:
@@ -101,10 +104,19 @@ def read_newest(folder: Path) -> Aliases:
     if not epochs:
         return Aliases.none()
     file = folder / f"{epochs[-1]}.json"
+    return parse(file.read_bytes(), file)
+
+
+def parse(data: bytes, where: object) -> Aliases:
+    """Read what a file, or an object, says.
+
+    Raises:
+        RegistryError: If it is not valid.
+    """
     try:
-        return Aliases.model_validate_json(file.read_bytes())
+        return Aliases.model_validate_json(data)
     except ValidationError as err:
-        raise RegistryError(f"{file} is not valid: {describe(err, 'aliases.{}'.format)}") from err
+        raise RegistryError(f"{where} is not valid: {describe(err, 'aliases.{}'.format)}") from err
 
 
 def append(folder: Path, name: str, aliases: Aliases) -> Aliases:
@@ -117,15 +129,26 @@ def append(folder: Path, name: str, aliases: Aliases) -> Aliases:
     folder.chmod(FOLDER_MODE)
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        artifact.write_synced(temporary, aliases.model_dump_json(indent=2).encode() + b"\n")
+        artifact.write_synced(temporary, aliases.to_bytes())
         temporary.chmod(FILE_MODE)
         os.link(temporary, folder / f"{aliases.epoch}.json")
     except FileExistsError as err:
-        raise ConflictError(f"somebody else moved an alias of {name} meanwhile; look again and repeat") from err
+        raise overtaken(name) from err
     finally:
         temporary.unlink(missing_ok=True)
     artifact.sync(folder)
     return aliases
+
+
+def overtaken(name: str) -> ConflictError:
+    """What is said to whoever was not the first to move an alias."""
+    return ConflictError(f"somebody else moved an alias of {name} meanwhile; look again and repeat")
+
+
+def epochs_in(names: Iterable[str]) -> list[int]:
+    """The epochs that files of these names are of, ascending."""
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
 def require_epoch(name: str, now: Aliases, expected: int | None) -> None:

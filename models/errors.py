@@ -15,6 +15,7 @@
     │   ├── UnknownModelError    no such name, version or alias
     │   ├── ConflictError        somebody else wrote first
     │   ├── InUseError           a version is needed, and cannot be deleted
+    │   ├── UnreachableError     the object store does not answer, or refuses
     │   └── NothingToRollBackError
     └── ImageError
         ├── EmptyImageError
@@ -93,6 +94,10 @@ class ConflictError(RegistryError):
 
 class InUseError(RegistryError):
     """A version is in production, the candidate, or what a rollback goes back to."""
+
+
+class UnreachableError(RegistryError):
+    """The registry's object store does not answer, or refuses; or its folder is gone. It may be another moment."""
 
 
 class NothingToRollBackError(RegistryError):

@@ -21,7 +21,6 @@ import numpy as np
 from pydantic import Field
 
 from models import artifact
-from models.aliases import FOLDER_MODE
 from models.duplicates import THUMBNAIL_PX, thumbnail
 from models.errors import HoldoutError, ImageError, ManifestError
 from models.frozen import Frozen, parse_json
@@ -29,6 +28,7 @@ from models.manifest import FileName, Sha256, canonical_json
 from models.preprocess import load_image, standard_preprocessing
 from models.publishing import make_readable, staging_in, sweep
 from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
+from models.registry import HOLDOUT, INDEX, POINTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from models.dataset import Dataset, Item
     from models.registry import Registry
 
-_FOLDER, _POINTER, _INDEX, _THUMBNAILS, _IMAGES = "holdout", "current.json", "index.json", "thumbnails.npz", "images.zip"
+_THUMBNAILS, _IMAGES = "thumbnails.npz", "images.zip"
 # Thumbnails are averages, so that the size they are made from matters little.
 _DECODED_PX = 96
 # Images in memory at once.
@@ -86,13 +86,13 @@ class Holdout:
         Raises:
             HoldoutError: If it cannot be read, or its index was altered.
         """
-        home = registry.home(name) / _FOLDER
+        home = registry.holdout(name)
         try:
-            pointer = parse_json(_Pointer, (home / _POINTER).read_bytes(), "current.{}".format)
+            pointer = parse_json(_Pointer, (home / POINTER).read_bytes(), "current.{}".format)
         except FileNotFoundError:
             return None
         except (OSError, ManifestError) as err:
-            raise HoldoutError(f"{home / _POINTER} cannot be read: {err}; copy it from a backup, or fix the set anew") from err
+            raise HoldoutError(f"{home / POINTER} cannot be read: {err}; copy it from a backup, or fix the set anew") from err
         if pointer.origin == "first_version" and not registry.has_begun(name):
             return None
         return cls._load(home / pointer.sha256, pointer.sha256)
@@ -124,28 +124,26 @@ class Holdout:
         items = _distinct(dataset.of("test"))
         if not items:
             return None
-        home = registry.home(name) / _FOLDER
+        home = registry.home(name) / HOLDOUT
         home.mkdir(parents=True, exist_ok=True)
         sweep(home)
         index = _index(dataset, items)
         sha256 = hashlib.sha256(canonical_json(index)).hexdigest()
-        if not (home / sha256 / _INDEX).is_file():
+        if not (home / sha256 / INDEX).is_file():
             _write(home, sha256, index, items)
         pointer = _Pointer(schema_version=1, sha256=sha256, origin=origin)
-        artifact.write_synced(home / _POINTER, canonical_json(pointer))
-        home.chmod(FOLDER_MODE)
-        (home / _POINTER).chmod(0o644)
+        registry.point_holdout(name, sha256, canonical_json(pointer))
         return cls._load(home / sha256, sha256)
 
     @classmethod
     def _load(cls, path: Path, sha256: str) -> Holdout:
         try:
-            data = (path / _INDEX).read_bytes()
+            data = (path / INDEX).read_bytes()
             index = parse_json(HoldoutIndex, data, "index.{}".format)
         except (OSError, ManifestError) as err:
-            raise HoldoutError(f"{path / _INDEX} cannot be read: {err}; copy it from a backup, or fix the set anew") from err
+            raise HoldoutError(f"{path / INDEX} cannot be read: {err}; copy it from a backup, or fix the set anew") from err
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise HoldoutError(f"{path / _INDEX} was altered: its sha256 is not {sha256[:12]}…, which its folder is called")
+            raise HoldoutError(f"{path / INDEX} was altered: its sha256 is not {sha256[:12]}…, which its folder is called")
         return cls(path, sha256, index)
 
     def digests(self) -> frozenset[str]:
@@ -214,14 +212,14 @@ def _write(home: Path, sha256: str, index: HoldoutIndex, items: Sequence[Item]) 
         buffer = io.BytesIO()
         np.savez_compressed(buffer, thumbnails=thumbnails)
         (staging / _THUMBNAILS).write_bytes(buffer.getvalue())
-        (staging / _INDEX).write_bytes(canonical_json(index))
+        (staging / INDEX).write_bytes(canonical_json(index))
         make_readable(staging)
         for path in (*staging.iterdir(), staging):
             artifact.sync(path)
         try:
             staging.rename(home / sha256)
         except OSError:
-            if not (home / sha256 / _INDEX).is_file():
+            if not (home / sha256 / INDEX).is_file():
                 raise
         artifact.sync(home)
 

@@ -15,30 +15,45 @@ from typing import TYPE_CHECKING
 
 from models import aliases as moves
 from models import artifact, retention
-from models.aliases import HISTORY, Aliases
+from models.aliases import FILE_MODE, FOLDER_MODE, HISTORY, Aliases
 from models.artifact import MANIFEST, read_manifest
 from models.errors import ConflictError, ContractError, NothingToRollBackError, RegistryError, UnknownModelError
+from models.following import FolderFollower
 from models.gate_report import GateReport
 from models.manifest import NAME_PATTERN, Manifest, check_name
-from models.publishing import move_in
+from models.publishing import move_in, numbers
 from models.reference import parse_reference
+from models.retention import DELETED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from models.confidence.schema import Confidence
+    from models.following import Follower
 
-_GATES = "gates"
+GATES, HOLDOUT, POINTER, INDEX = "gates", "holdout", "current.json", "index.json"
 # What a registry answers with: who asks it finds all of it here.
 __all__ = ["HISTORY", "Aliases", "Registry", "parse_reference"]
 
 
 class Registry:
-    """A folder of named, versioned artifacts. Safe for any number of processes on one file system."""
+    """A folder of named, versioned artifacts. Safe for any number of processes on one file system.
+
+    `object_registry` keeps the same in an object store, in place of what touches files here.
+    """
 
     def __init__(self, root: Path) -> None:
         """Name the folder. It need not exist yet."""
         self.root = root
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a person to read."""
+        return str(self.root)
+
+    def follower(self) -> Follower:
+        """What looks at the aliases again and again."""
+        return FolderFollower(self)
 
     def names(self) -> list[str]:
         """Every name that has a version, in alphabetical order."""
@@ -54,6 +69,10 @@ class Registry:
             return sorted(int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal() and _is_whole(entry.path))
         return []
 
+    def has_version(self, name: str) -> bool:
+        """Whether there is a version of `name`."""
+        return bool(self.versions(name))
+
     def path(self, name: str, version: int) -> Path:
         """The directory of a version.
 
@@ -65,6 +84,14 @@ class Registry:
         if not _is_whole(path):
             raise UnknownModelError(self._unknown(name, version))
         return path
+
+    def require(self, name: str, version: int) -> None:
+        """Refuse a version that is not there, without a look at its files.
+
+        Raises:
+            UnknownModelError: If there is none.
+        """
+        self.path(name, version)
 
     def manifest(self, name: str, version: int) -> Manifest:
         """Read the card of a version, without verifying its files.
@@ -93,6 +120,10 @@ class Registry:
         """
         return moves.read_newest(self._aliases(name))
 
+    def current(self, name: str) -> Aliases:
+        """As `aliases`, for who is about to move them."""
+        return self.aliases(name)
+
     def history(self, name: str) -> list[int]:
         """The epochs of `name`, ascending; each is a file of `aliases/`."""
         return moves.read_epochs(self._aliases(name))
@@ -116,7 +147,7 @@ class Registry:
             version = self.aliases(name).production
             if version is None:
                 raise UnknownModelError(self._unknown(name, None))
-        self.path(name, version)
+        self.require(name, version)
         return name, version
 
     def publish(
@@ -143,18 +174,18 @@ class Registry:
             ArtifactError: If a required file is missing or refused.
         """
         name = check_name(manifest.name)
-        sealed = move_in(self.home(name), source, manifest, finish)
+        sealed = self._take_in(source, manifest, finish)
         if first_is_production:
             self.promote_first(name, sealed.version)
         return sealed
 
     def promote_first(self, name: str, version: int) -> Aliases:
         """Point `production` at `version` where it points to nothing yet; whoever was faster is left in peace."""
-        now = self.aliases(name)
+        now = self.current(name)
         if now.production is None:
             with contextlib.suppress(ConflictError):
                 return self._append(name, now.promoted(version, "first version"))
-        return self.aliases(name)
+        return self.current(name)
 
     def promote(self, name: str, version: int, *, expected_epoch: int | None = None) -> Aliases:
         """Point `production` at `version`. Promoting what is in production changes nothing.
@@ -169,8 +200,8 @@ class Registry:
             ConflictError: If somebody else moved the alias meanwhile.
         """
         # In this order, so that a version that is deleted in between is a conflict and no dangling alias.
-        now = self.aliases(name)
-        self.path(name, version)
+        now = self.current(name)
+        self.require(name, version)
         moves.require_epoch(name, now, expected_epoch)
         return now if now.production == version else self._append(name, now.promoted(version))
 
@@ -186,7 +217,7 @@ class Registry:
             NothingToRollBackError: If there is no earlier version that still exists.
             ConflictError: If somebody else moved the alias meanwhile.
         """
-        now = self.aliases(name)
+        now = self.current(name)
         if now.production is None:
             raise UnknownModelError(self._unknown(name, None))
         moves.require_epoch(name, now, expected_epoch)
@@ -202,8 +233,8 @@ class Registry:
             UnknownModelError: If there is no such version.
             ConflictError: If somebody else moved an alias meanwhile.
         """
-        now = self.aliases(name)
-        self.path(name, version)
+        now = self.current(name)
+        self.require(name, version)
         return now if version in {now.production, now.candidate} else self._append(name, now.nominated(version))
 
     def withdraw(self, name: str, version: int) -> Aliases:
@@ -212,7 +243,7 @@ class Registry:
         Raises:
             ConflictError: If somebody else moved an alias meanwhile.
         """
-        now = self.aliases(name)
+        now = self.current(name)
         return self._append(name, now.nominated(None)) if now.candidate == version else now
 
     def delete(self, name: str, version: int) -> None:
@@ -228,15 +259,39 @@ class Registry:
         """Delete all but the newest `keep` and what cannot be deleted, and say which; and what dead processes left behind."""
         return retention.prune(self, name, keep)
 
-    def copy(self, name: str, version: int, target: Path) -> Path:
-        """Copy a version into the registry in `target`, under its own number, unless it is there; no alias is moved.
+    def copy(self, name: str, version: int, target: Registry) -> str:
+        """Copy a version into another registry, under its own number, unless it is there, and say where; no alias is moved.
 
         Raises:
             UnknownModelError: If there is no such version.
             ArtifactError: If it was altered.
             ConflictError: If the number is taken there, by another version or by one that was deleted.
         """
-        return retention.copy(self, name, version, Registry(target))
+        source = self.path(name, version)
+        target.receive(source, artifact.verify(source))
+        return f"{target.place}/{name}/versions/{version}"
+
+    def receive(self, source: Path, sealed: Manifest) -> None:
+        """Take in the verified version that lies in `source`; see `copy`."""
+        retention.receive(self, source, sealed)
+
+    def bury(self, name: str, version: int) -> None:
+        """Let a version be gone, all but its files: the first half of a deletion."""
+        path = self.path(name, version)
+        (path / MANIFEST).rename(path / DELETED)
+
+    def unbury(self, name: str, version: int) -> None:
+        """Take `bury` back."""
+        path = self.home(name) / "versions" / str(version)
+        (path / DELETED).rename(path / MANIFEST)
+
+    def empty(self, name: str, version: int) -> None:
+        """Remove the files of a version that was buried."""
+        retention.empty(self.home(name) / "versions" / str(version))
+
+    def sweep(self, name: str) -> None:
+        """Remove what dead processes left behind."""
+        retention.sweep_folder(self.home(name))
 
     def note(self, name: str, seen: Aliases, action: str) -> Aliases:
         """Write into the history that something was done, having looked at `seen`; the aliases point where they did.
@@ -248,7 +303,7 @@ class Registry:
 
     def write_gate(self, report: GateReport) -> None:
         """Keep what the gate said of a version; a later judgement takes the place of an earlier one."""
-        report.write(self.home(report.name) / _GATES)
+        report.write(self.home(report.name) / GATES)
 
     def read_gate(self, name: str, version: int) -> GateReport | None:
         """What the gate said of a version, also of one that was deleted since; None where it was not asked.
@@ -256,19 +311,29 @@ class Registry:
         Raises:
             ManifestError: If the report is not valid.
         """
-        return GateReport.read(self.home(name) / _GATES, version)
+        return GateReport.read(self.home(name) / GATES, version)
 
     def has_begun(self, name: str) -> bool:
         """Whether a version of `name` was ever published, deleted ones included."""
-        try:
-            with os.scandir(self.home(name) / "versions") as entries:
-                return any(entry.name.isdecimal() for entry in entries)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        return bool(numbers(self.home(name) / "versions"))
+
+    def holdout(self, name: str) -> Path:
+        """The folder of the held-out sets of `name`, as they are now; it need not exist yet."""
+        return self.home(name) / HOLDOUT
+
+    def point_holdout(self, name: str, sha256: str, pointer: bytes) -> None:
+        """Let the held-out set that was written below `holdout` count; `pointer` says so, and which it is."""
+        file = self.home(name) / HOLDOUT / POINTER
+        artifact.write_synced(file, pointer)
+        file.parent.chmod(FOLDER_MODE)
+        file.chmod(FILE_MODE)
 
     def home(self, name: str) -> Path:
         """The folder of everything of `name`; it need not exist yet."""
         return self.root / check_name(name)
+
+    def _take_in(self, source: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None) -> Manifest:
+        return move_in(self.home(manifest.name), source, manifest, finish)
 
     def _append(self, name: str, aliases: Aliases) -> Aliases:
         return moves.append(self._aliases(name), name, aliases)
@@ -280,7 +345,7 @@ class Registry:
         versions = self.versions(name)
         if not versions:
             known = ", ".join(self.names()) or "none yet"
-            return f"there is no model named {name!r}; the registry {self.root} has: {known}"
+            return f"there is no model named {name!r}; the registry {self.place} has: {known}"
         if version is None:
             return f"{name} has no production version; promote one of {versions}"
         return f"{name} has no version {version}; it has {versions}"

@@ -7,18 +7,17 @@ again. Whoever points an alias at it at the same moment is told of a conflict, s
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 from typing import TYPE_CHECKING
 
 from models import artifact
-from models.artifact import MANIFEST
 from models.errors import ConflictError, InUseError
-from models.publishing import make_readable, staging_in, sweep
+from models.publishing import make_readable, rename, staging_in, sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from models.manifest import Manifest
     from models.registry import Registry
 
 # What the manifest of a deleted version is called.
@@ -33,29 +32,25 @@ def delete(registry: Registry, name: str, version: int) -> None:
         InUseError: If it is in production, the candidate, or what a rollback goes back to.
     """
     while True:
-        now = registry.aliases(name)
-        path = registry.path(name, version)
+        now = registry.current(name)
+        registry.require(name, version)
         role = now.role_of(version, registry.versions(name))
         if role is not None:
             raise InUseError(f"{name}:{version} is {role} and cannot be deleted; point that at another version first")
-        (path / MANIFEST).rename(path / DELETED)
+        registry.bury(name, version)
         try:
             registry.note(name, now, f"delete {version}")
         except ConflictError:
             # Somebody moved an alias, perhaps to this very version.
-            (path / DELETED).rename(path / MANIFEST)
+            registry.unbury(name, version)
             continue
-        _empty(path)
+        registry.empty(name, version)
         return
 
 
 def prune(registry: Registry, name: str, keep: int) -> list[int]:
     """Delete all but what is needed and the newest `keep`; see `Registry.prune`."""
-    home = registry.home(name)
-    for folder in (home, home / "holdout"):
-        sweep(folder)
-    for tombstone in home.glob(f"versions/*/{DELETED}"):
-        _empty(tombstone.parent)
+    registry.sweep(name)
     versions = registry.versions(name)
     deleted = []
     for version in versions[: max(0, len(versions) - keep)]:
@@ -65,17 +60,22 @@ def prune(registry: Registry, name: str, keep: int) -> list[int]:
     return deleted
 
 
-def copy(registry: Registry, name: str, version: int, target: Registry) -> Path:
-    """Copy a version under its own number; see `Registry.copy`.
+def sweep_folder(home: Path) -> None:
+    """Remove what processes that died left of publishing and of deleting below a name's folder."""
+    for folder in (home, home / "holdout"):
+        sweep(folder)
+    for tombstone in home.glob(f"versions/*/{DELETED}"):
+        empty(tombstone.parent)
+
+
+def receive(target: Registry, source: Path, sealed: Manifest) -> None:
+    """Copy a verified version into a folder, under its own number.
 
     Raises:
-        UnknownModelError: If there is none.
-        ArtifactError: If it was altered, here or on the way.
+        ArtifactError: If it was altered on the way.
         ConflictError: If the number is taken there.
     """
-    source = registry.path(name, version)
-    sealed = artifact.verify(source)
-    home, place = target.home(name), target.home(name) / "versions" / str(version)
+    home, place = target.home(sealed.name), target.home(sealed.name) / "versions" / str(sealed.version)
     place.parent.mkdir(parents=True, exist_ok=True)
     sweep(home)
     with staging_in(home) as staging:
@@ -84,26 +84,26 @@ def copy(registry: Registry, name: str, version: int, target: Registry) -> Path:
         make_readable(staging)
         for path in (*staging.rglob("*"), staging):
             artifact.sync(path)
-        try:
-            staging.rename(place)
-        except OSError as err:
-            if err.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            _require_same(target, name, version, sealed.sha256)
+        if not rename(staging, place):
+            require_same(target, sealed)
     for folder in (home, place.parent):
         folder.chmod(0o755)
         artifact.sync(folder)
-    return place
 
 
-def _require_same(target: Registry, name: str, version: int, sha256: str) -> None:
-    if version not in target.versions(name):
-        raise ConflictError(f"{target.root} had a {name}:{version}, which was deleted; its number is not given again")
-    if target.manifest(name, version).sha256 != sha256:
-        raise ConflictError(f"{target.root} has another {name}:{version}; copy it to a registry of its own")
+def require_same(target: Registry, sealed: Manifest) -> None:
+    """Refuse to copy a version to where its number is taken by another, or by one that is no more.
+
+    Raises:
+        ConflictError: If it is.
+    """
+    if sealed.version not in target.versions(sealed.name):
+        raise ConflictError(f"{target.place} had a {sealed.reference}, which was deleted; its number is not given again")
+    if target.manifest(sealed.name, sealed.version).sha256 != sealed.sha256:
+        raise ConflictError(f"{target.place} has another {sealed.reference}; copy it to a registry of its own")
 
 
-def _empty(path: Path) -> None:
+def empty(path: Path) -> None:
     """Remove the files of a deleted version, and leave its manifest."""
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():

@@ -6,13 +6,31 @@ Shared by the command lines of `models`, `training` and `service`; the service a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import SettingsError, describe
+from models.object_store import URL
 
 PREFIX = "CANDOR_"
+
+
+def read_place(value: str) -> Path | str:
+    """A folder, or the URL of an object store, as somebody wrote it.
+
+    Raises:
+        ValueError: If it is a URL of another kind.
+    """
+    if "://" not in value:
+        return Path(value)
+    if URL.fullmatch(value) is None:
+        raise ValueError("is a URL of no object store; expected a folder, or s3://bucket/prefix, gs:// or az://")
+    return value.rstrip("/")
+
+
+Place = Annotated[Path | str, BeforeValidator(lambda value: read_place(value) if isinstance(value, str) else value)]
 
 
 class HomeSettings(BaseSettings):
@@ -21,11 +39,15 @@ class HomeSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(default=Path("var"), description="where state lives")
-    registry: Path | None = Field(default=None, description="the registry's folder; default: registry under the home")
+    registry: Place | None = Field(
+        default=None,
+        description="the registry: a folder, or a URL of an object store (`s3://bucket/prefix`, `gs://`, `az://`); "
+        "default: registry under the home",
+    )
 
     @property
-    def registry_root(self) -> Path:
-        """The registry's folder."""
+    def registry_place(self) -> Path | str:
+        """The registry's folder, or its URL."""
         return self.registry if self.registry is not None else self.home / "registry"
 
     @property

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from models.dataset_store import DatasetStore
 from models.errors import SettingsError
+from models.open_registry import open_registry
 from models.preprocess import Limits
-from models.registry import Registry
 from service.admission import Admission
 from service.audit import Audit
 from service.backlog import Backlog
@@ -58,13 +58,13 @@ class Engine:
         """Build the parts; nothing but the keys is read until `start`.
 
         Raises:
-            SettingsError: If the key file is no good, feedback cannot be kept where it is to be, or there is no GPU and one is
-                to compute.
+            SettingsError: If the key file or the registry's URL is no good, feedback cannot be kept where it is to be, or there
+                is no GPU and one is to compute.
         """
         cores = available_cores()
         self.settings = settings
         self.metrics = Metrics()
-        self.registry = Registry(settings.registry_root)
+        self.registry = open_registry(settings.registry_place, settings.cache_root)
         self._lanes = ThreadPoolExecutor(max(2, cores), thread_name_prefix="infer")
         self.published = PublishedVersions(self.registry)
         self.device = Device()

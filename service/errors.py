@@ -30,6 +30,7 @@
     ├── NoSupervisorError            503  no_supervisor
     ├── JobsUnreadableError          503  jobs_unreadable
     ├── NotAuditedError              503  not_audited
+    ├── RegistryUnreachableError     503  registry_unreachable
     ├── DeadlineExceededError        504  deadline_exceeded
     ├── NoSpaceError                 507  no_space
     └── ModelLoadError               (never answered) a version may not serve
@@ -324,6 +325,14 @@ class NotAuditedError(ServiceError):
     retry_after_s = 30
 
 
+class RegistryUnreachableError(ServiceError):
+    """The registry's object store does not answer, and there is no copy of what was asked for; nothing can be changed."""
+
+    status = 503
+    code = "registry_unreachable"
+    retry_after_s = 5
+
+
 class JobsBrokenError(JobsUnreadableError):
     """It is no database, or a damaged one: no time heals it."""
 
@@ -396,6 +405,8 @@ CODE_OF_STATUS = {
 
 def problem_of(error: BaseException) -> Problem:
     """Say an exception as a problem. What nobody expected is a 500 that reveals nothing."""
+    if isinstance(error, contract.UnreachableError):
+        error = RegistryUnreachableError("the registry cannot be reached now; look at what is there, and try again")
     if isinstance(error, ServiceError):
         return Problem(error.status, error.code, str(error), error.retry_after_s, error.headers)
     if isinstance(error, contract.ImageError):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.errors import SettingsError
@@ -48,7 +49,7 @@ def main() -> int:
         settings = read_settings()
         if settings.keys is not None:
             read_keys(settings.keys)
-        if settings.registry is not None and not settings.registry.is_dir():
+        if isinstance(settings.registry, Path) and not settings.registry.is_dir():
             raise SettingsError(
                 f"CANDOR_REGISTRY={settings.registry} is no folder; is it mounted? make it, should it be a new one"
             )

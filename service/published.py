@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from models.artifact import CONFIDENCE, MANIFEST, read_manifest
 from models.confidence.schema import Confidence
-from models.errors import ArtifactError, ContractError
+from models.errors import ArtifactError, ContractError, UnreachableError
 from models.errors import UnknownModelError as NoSuchModelError
 from models.manifest import NAME_PATTERN
 from models.review import ID_PREFIX, REVIEW, parse_review, thumbnail_name
@@ -73,7 +73,7 @@ def require_model(registry: Registry, name: str) -> None:
     Raises:
         UnknownModelError: If there is none of that name.
     """
-    if not re.fullmatch(NAME_PATTERN, name) or not registry.versions(name):
+    if not re.fullmatch(NAME_PATTERN, name) or not registry.has_version(name):
         known = ", ".join(registry.names()) or "none"
         raise UnknownModelError(f"there is no model named {name!r:.80}; there are: {known}")
 
@@ -140,6 +140,8 @@ class PublishedVersions:
         require_model(self._registry, name)
         try:
             version = version or self._registry.aliases(name).production
+        except UnreachableError:
+            raise
         except ContractError as err:
             raise UnknownModelError(f"the aliases of {name} cannot be read; name a version") from err
         if version is None:
@@ -148,6 +150,11 @@ class PublishedVersions:
             return self._registry.path(name, version)
         except NoSuchModelError as err:
             raise UnknownModelError(str(err)) from err
+        except UnreachableError:
+            raise
+        except ContractError as err:
+            logger.error("%s:%s cannot be read: %s", name, version, err)
+            raise UnknownModelError(f"{name}:{version} cannot be read; the log has the reason") from err
 
 
 def _read(path: Path) -> tuple[Published, bool]:

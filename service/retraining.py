@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from models.errors import ContractError, DatasetError, RecipeError, StoreError, describe
+from models.errors import ContractError, DatasetError, RecipeError, StoreError, UnreachableError, describe
 from models.errors import UnknownModelError as NoSuchModelError
 from models.manifest import NAME_PATTERN
 from models.merging import check
@@ -191,6 +191,8 @@ def _pinned_start(asked: RetrainRequest, registry: Registry) -> str:
         name, version = registry.resolve(asked.model if asked.start_from == PRODUCTION else asked.start_from)
     except NoSuchModelError as err:
         raise UnknownModelError(f"start_from: {err}") from err
+    except UnreachableError:
+        raise
     except ContractError as err:
         raise UnknownModelError(f"start_from: {asked.start_from} cannot be read") from err
     return f"{name}:{version}"

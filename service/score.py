@@ -21,8 +21,8 @@ from pydantic_core import to_json
 
 from models.errors import DatasetError, ImageError, SettingsError, UnreadableImageError
 from models.layouts import SUFFIXES, find_images
+from models.open_registry import open_registry
 from models.preprocess import Limits, load_image
-from models.registry import Registry
 from service.api.answer import model_card
 from service.calls import DEFAULT_TOP_K, MAX_TOP_K, integer
 from service.cores import available_cores
@@ -145,7 +145,8 @@ class Scorer:
             UnknownModelError: If there is none.
             ModelLoadError: If it may not serve.
         """
-        registry, cores, provider = Registry(settings.registry_root), available_cores(), chosen_provider(settings.device)
+        registry = open_registry(settings.registry_place, settings.cache_root)
+        cores, provider = available_cores(), chosen_provider(settings.device)
         path = registry.path(*registry.resolve(wish.model))
         plan = Plan(provider, cores, settings.max_batch, settings.runtime, settings.precision)
         self._wish = wish

@@ -122,7 +122,7 @@ class _Server(uvicorn.Server):
         if self._settings.run == "jobs":
             sys.stderr.write(f"\nrunning jobs, which http://{address}/retrain takes  (stop with Ctrl-C)\n\n")
             return
-        serving = ", ".join(engine.slots.names) or f"nothing yet (the registry {self._settings.registry_root} is empty)"
+        serving = ", ".join(engine.slots.names) or f"nothing yet (the registry {self._settings.registry_place} is empty)"
         key = "" if self._settings.keys is None else '-H "Authorization: Bearer $TOKEN" '
         sys.stderr.write(
             f"\nserving {serving} on http://{address}  (stop with Ctrl-C)\n"

@@ -74,7 +74,12 @@ class Settings(HomeSettings):
     traces_share: float = Field(
         default=0.01, ge=0, le=1, description="how many of the requests have a span whose caller has not decided it"
     )
-    follow_s: float = Field(default=0.5, gt=0, le=60, description="how often the registry's aliases are looked at")
+    follow_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=60,
+        description="how often the registry's aliases are looked at; auto: 0.5 for a folder, 2 for a URL",
+    )
     jobs_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s]+/?$",

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.errors import ContractError
+from models.errors import ContractError, UnreachableError
 from models.errors import UnknownModelError as NoSuchModelError
 from models.registry import Registry, parse_reference
 from service.cores import available_cores
@@ -77,6 +77,8 @@ class Slots:
             SettingsError: If a GPU is to compute and none is visible.
         """
         self._registry = registry
+        self._follower = registry.follower()
+        self._is_reachable = True
         self._settings = settings
         self._executor = executor
         self._metrics = metrics
@@ -154,11 +156,11 @@ class Slots:
                 await self.refresh()
             except Exception:
                 logger.exception("the registry could not be followed; trying again")
-            await asyncio.sleep(self._settings.follow_s)
+            await asyncio.sleep(self._settings.follow_s or self._follower.interval_s)
 
     async def refresh(self) -> None:
         """Read the aliases and load, swap or drop until what answers is what they say."""
-        wanted = await asyncio.to_thread(self._read_aliases)
+        wanted = await asyncio.to_thread(self._read_wanted)
         if wanted is None:
             return
         self._read_at = time.monotonic()
@@ -189,15 +191,38 @@ class Slots:
             return next(iter(self._slots))
         raise ModelRequiredError(f"say which model: ?model=NAME; served are: {', '.join(self.names) or 'none'}")
 
-    def _read_aliases(self) -> dict[str, int] | None:
-        """Name to production version; None where the registry went away, which is no reason to stop answering."""
-        if self._slots and not self._registry.root.is_dir():
-            logger.warning("the registry %s is gone; what is loaded goes on answering", self._registry.root)
-            return None
+    def _read_wanted(self) -> dict[str, int] | None:
+        """Name to the version that is to answer; None where nobody can tell.
+
+        A registry that went away is no reason to stop answering: what is loaded stays, and who has just started serves what
+        there is a copy of.
+        """
+        try:
+            wanted = self._read_aliases()
+        except UnreachableError as err:
+            self._note_reachable(str(err))
+            return {name: slot.wanted for name, slot in self._slots.items()} or self._follower.kept() or None
+        self._note_reachable(None)
+        return wanted
+
+    def _note_reachable(self, problem: str | None) -> None:
+        self._metrics.registry_reachable.set(problem is None)
+        if problem and self._is_reachable:
+            logger.warning("%s; what is loaded, or kept here, goes on answering", problem)
+        self._is_reachable = problem is None
+
+    def _read_aliases(self) -> dict[str, int]:
+        """Name to production version.
+
+        Raises:
+            UnreachableError: If the registry went away.
+        """
         wanted: dict[str, int] = {}
-        for name in self._registry.names():
+        for name in self._follower.names():
             try:
-                production = self._registry.aliases(name).production
+                production = self._follower.aliases(name).production
+            except UnreachableError:
+                raise
             except ContractError as err:
                 logger.error("the aliases of %s cannot be read: %s", name, err)
                 slot = self._slots.get(name)

@@ -1,8 +1,9 @@
 """`python -m training`: the trainer's command line, and the one way in which the service starts it.
 
 Progress and errors go to stderr; the last line of stdout is the result (`NAME:VERSION` of a fit, `promote` or `reject` of the
-gate). Exit 0; 2 when the input cannot be used, with one sentence; 70 for a defect, 71 out of memory, 74 no space on the disk;
-75 when SIGTERM came and the same command can go on; 130 when interrupted. torch is imported only by the commands that need it.
+gate). Exit 0; 2 when the input cannot be used, with one sentence; 69 when the registry's object store cannot be reached, 70 for
+a defect, 71 out of memory, 74 no space on the disk; 75 when SIGTERM came and the same command can go on; 130 when interrupted.
+torch is imported only by the commands that need it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.open_registry import open_registry
 from models.recipe import Recipe
-from models.registry import Registry, parse_reference
+from models.reference import parse_reference
 from models.settings import read_home_settings
 from models.trainer import EXIT_CHECKPOINTED, EXIT_INTERRUPTED
 from training import recipes
@@ -29,6 +31,7 @@ from training.stop import Stop
 if TYPE_CHECKING:
     import argparse
 
+    from models.registry import Registry
     from models.settings import HomeSettings
     from training.progress import Events
 
@@ -51,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with heartbeat(getattr(options, "heartbeat", None) if is_main() else None):
             settings = read_home_settings()
-            result = _COMMANDS[options.command](options, Registry(settings.registry_root), settings)
+            registry = open_registry(settings.registry_place, settings.cache_root, is_patient=True)
+            result = _COMMANDS[options.command](options, registry, settings)
     except Preempted as err:
         sys.stderr.write(f"\nstopped{_what_is_kept(options, err)}\n")
         return EXIT_CHECKPOINTED

@@ -9,8 +9,8 @@ import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from models.errors import ContractError, DatasetError, RecipeError
-from models.trainer import EXIT_DEFECT, EXIT_INPUT, EXIT_MEMORY, EXIT_SPACE
+from models.errors import ContractError, DatasetError, RecipeError, UnreachableError
+from models.trainer import EXIT_DEFECT, EXIT_INPUT, EXIT_MEMORY, EXIT_SPACE, EXIT_UNREACHABLE
 from training.errors import DivergedError, LicenceError, StartError, TrainingError, WeightsUnavailableError
 
 if TYPE_CHECKING:
@@ -23,10 +23,16 @@ Code = Literal[
     "out_of_memory",
     "no_space",
     "diverged",
+    "registry_unreachable",
     "training_error",
     "internal",
 ]
-_EXITS: dict[Code, int] = {"internal": EXIT_DEFECT, "out_of_memory": EXIT_MEMORY, "no_space": EXIT_SPACE}
+_EXITS: dict[Code, int] = {
+    "internal": EXIT_DEFECT,
+    "out_of_memory": EXIT_MEMORY,
+    "no_space": EXIT_SPACE,
+    "registry_unreachable": EXIT_UNREACHABLE,
+}
 _KINDS: tuple[tuple[type[Exception], Code], ...] = (
     (DatasetError, "invalid_dataset"),
     (RecipeError, "invalid_recipe"),
@@ -34,6 +40,7 @@ _KINDS: tuple[tuple[type[Exception], Code], ...] = (
     (StartError, "invalid_recipe"),
     (WeightsUnavailableError, "weights_unavailable"),
     (DivergedError, "diverged"),
+    (UnreachableError, "registry_unreachable"),
     (ContractError, "training_error"),
     (TrainingError, "training_error"),
     (OSError, "training_error"),

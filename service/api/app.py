@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
-from models.errors import ImageError
+from models.errors import ImageError, UnreachableError
 from service.api.datasets import datasets_router
 from service.api.feedback import feedback_router
 from service.api.holdout import holdout_router
@@ -48,6 +48,7 @@ def build_app(engine: EngineRef) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ServiceError, _refused)
     app.add_exception_handler(ImageError, _refused)
+    app.add_exception_handler(UnreachableError, _refused)
     return app
 
 

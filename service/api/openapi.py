@@ -82,7 +82,8 @@ _PROBLEMS = {
     415: "`unsupported_media_type`",
     422: "`unreadable_image`, `invalid_dataset`, `invalid_recipe`, `idempotency_key_reused`",
     429: "`queue_full`, `rate_limited`, with Retry-After",
-    503: "`not_ready`, `out_of_memory`, `not_audited`, `no_supervisor`, `jobs_unreadable`, with Retry-After",
+    503: "`not_ready`, `out_of_memory`, `not_audited`, `no_supervisor`, `jobs_unreadable`, "
+    "`registry_unreachable`, with Retry-After",
     504: "`deadline_exceeded`, with Retry-After",
     507: "`no_space`",
 }

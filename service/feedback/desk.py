@@ -60,16 +60,15 @@ class FeedbackDesk:
             ModelRequiredError: If none is named and it is not plain which is meant.
             UnknownModelError: If there is none.
         """
-        names = self._registry.names()
-        if reference is None and self._default is None and len(names) != 1:
-            raise ModelRequiredError(f"name a model; there are: {', '.join(names) or 'none yet'}")
         try:
-            name, version = parse_reference(reference or self._default or names[0])
+            name, version = parse_reference(reference or self._default or self._only_name())
             found = self._known(name) if version is None else self._registry.manifest(name, version)
         except contract.UnknownModelError as err:
             raise UnknownModelError(str(err)) from err
         if found is None:
-            raise UnknownModelError(f"there is no model {name!r:.80}; there are: {', '.join(names) or 'none yet'}")
+            raise UnknownModelError(
+                f"there is no model {name!r:.80}; there are: {', '.join(self._registry.names()) or 'none yet'}"
+            )
         return found
 
     def label(self, call: FeedbackCall, by: str | None) -> Labelled:
@@ -139,11 +138,16 @@ class FeedbackDesk:
         with _told():
             return None if manifest is None else gather(self._store, manifest, datasets)
 
+    def _only_name(self) -> str:
+        names = self._registry.names()
+        if len(names) != 1:
+            raise ModelRequiredError(f"name a model; there are: {', '.join(names) or 'none yet'}")
+        return names[0]
+
     def _known(self, name: str) -> Manifest | None:
-        versions = self._registry.versions(name)
-        if not versions:
+        if not self._registry.has_version(name):
             return None
-        return self._registry.manifest(name, self._registry.aliases(name).production or versions[-1])
+        return self._registry.manifest(name, self._registry.aliases(name).production or self._registry.versions(name)[-1])
 
     def _label_own(self, data: bytes, call: FeedbackCall, by: str | None) -> Labelled:
         manifest = self.manifest(call.model)

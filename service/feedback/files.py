@@ -10,11 +10,13 @@ import contextlib
 import os
 import time
 import uuid
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from obstore.fsspec import register
 
 from models.artifact import sync
 from models.errors import SettingsError
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
 
 _UNFINISHED = ".unfinished"
 _STALE_S = 3600
+# Object stores are reached by obstore, as the registry is, and not by a package of fsspec's for each.
+_STORE: dict[str, Any] = {
+    "client_options": {"allow_http": True, "connect_timeout": "3s", "timeout": "10s"},
+    "retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=3)},
+    # What the environment says of it is read now.
+    "skip_instance_cache": True,
+}
+_STORES = {"s3": _STORE, "gs": _STORE, "az": _STORE}
+# Others write there too, so no listing may be remembered.
+_OTHERS: dict[str, Any] = {"use_listings_cache": False}
 
 
 class Files:
@@ -35,9 +47,11 @@ class Files:
         Raises:
             SettingsError: If it is a URL of a kind that cannot be reached from here.
         """
+        kind = place.partition("://")[0]
+        if kind in _STORES:
+            register(kind)
         try:
-            # Others write there too, so no listing may be remembered.
-            self._system, self._root = fsspec.core.url_to_fs(place, use_listings_cache=False)
+            self._system, self._root = fsspec.core.url_to_fs(place, **_STORES.get(kind, _OTHERS))
         except (ValueError, ImportError) as err:
             raise SettingsError(f"CANDOR_FEEDBACK={place} cannot be used: {err}; expected a folder or an fsspec URL") from err
         self._folder = Path(self._root) if isinstance(self._system, LocalFileSystem) else None

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from models.dataset_store import DatasetStore
-from models.registry import Registry
+from models.open_registry import open_registry
 from service.datasets import locate
 from service.errors import JobsBrokenError, JobsUnreadableError
 from service.jobs.desk import Desk
@@ -62,14 +62,14 @@ def main() -> int:
 
 def build_supervisor(settings: Settings, store: JobStore) -> Supervisor:
     """Put the parts together."""
-    registry = Registry(settings.registry_root)
+    registry = open_registry(settings.registry_place, settings.cache_root)
     datasets = DatasetStore(settings.datasets_root.absolute())
     limits = Limits(settings.devices, settings.job_priority, settings.job_threads, settings.job_memory_bytes)
     patience = Patience(settings.job_deadline_s, settings.job_heartbeat_s)
     return Supervisor(
         Desk(store, settings.home.absolute(), registry),
         settings.jobs_root.absolute(),
-        SubprocessTrainer(limits, settings.home, settings.registry_root),
+        SubprocessTrainer(limits, settings.home, settings.registry_place),
         Rules(settings.devices, patience, settings.job_attempts, settings.jobs_keep),
         lambda reference: locate(reference, datasets, settings.dataset_roots),
     )

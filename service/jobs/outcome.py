@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.trainer import EXIT_CHECKPOINTED, EXIT_DEFECT, EXIT_INPUT, EXIT_MEMORY, EXIT_SPACE
+from models.trainer import EXIT_CHECKPOINTED, EXIT_DEFECT, EXIT_INPUT, EXIT_MEMORY, EXIT_SPACE, UNREACHABLE
 
 if TYPE_CHECKING:
     from service.jobs.folder import Event, JobFolder
@@ -70,6 +70,9 @@ def _outcome(event: Event, before: Outcome | None) -> Outcome | None:
             return Fitted(int(fields["version"]))
         case "stopped":
             return Stopped()
+        case "failed" if fields.get("code") == UNREACHABLE:
+            # As if it had died: what it trained is in its checkpoint, and another attempt may reach it.
+            return None
         case "failed":
             return Failed(str(fields.get("code", "internal")), str(fields.get("error", "")))
         case "state" if fields.get("state") == "preparing":

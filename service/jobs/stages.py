@@ -6,8 +6,8 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
-from models.errors import ConflictError, ContractError
-from models.trainer import EXIT_CHECKPOINTED
+from models.errors import ConflictError, ContractError, UnreachableError
+from models.trainer import EXIT_CHECKPOINTED, EXIT_UNREACHABLE
 from service.jobs.outcome import Died, Failed, Fitted, Outcome, Stopped, last_words
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ _OVER = {
     "no_heartbeat": "the trainer had not been heard of for longer than it may be silent",
 }
 _NO_MEMORY = "the system ended the trainer, which used more memory than there is"
-# Nobody saw it, or a signal, or the checkpoint that a signal asks for: it was ended, and did not end.
-_FROM_OUTSIDE = {None, EXIT_CHECKPOINTED, -signal.SIGKILL, -signal.SIGTERM}
+# Nobody saw it, or a signal, the checkpoint that a signal asks for, or a registry that went away: it was ended, and did not end.
+_FROM_OUTSIDE = {None, EXIT_CHECKPOINTED, EXIT_UNREACHABLE, -signal.SIGKILL, -signal.SIGTERM}
 
 
 def after_fit(desk: Desk, job: Job, outcome: Outcome, over: str | None, *, is_memory: bool, is_last: bool) -> None:
@@ -97,6 +97,9 @@ def publish(desk: Desk, job: Job) -> None:
             desk.registry.promote(name, version, expected_epoch=aliases.epoch)
     except ConflictError:
         desk.move(job, "evaluating", process=None)
+    except UnreachableError:
+        # The job stays as it is, and is looked at again.
+        return
     except ContractError as err:
         desk.end(job, "failed", "not_promoted", str(err))
     else:

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.errors import ContractError
+from models.errors import ContractError, UnreachableError
 from service.errors import ServiceError
 from service.jobs.commands import fit_arguments, gate_arguments
 from service.jobs.outcome import Died, Fitted, outcome_of_fit
@@ -201,6 +201,9 @@ class Supervisor:
 def _logged(what: str) -> Iterator[None]:
     try:
         yield
+    except UnreachableError:
+        # The registry's, which has said so: nothing is decided without it.
+        return
     except Exception:
         logger.exception("%s could not be looked at; trying again", what)
 

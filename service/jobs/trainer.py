@@ -67,12 +67,13 @@ class SubprocessTrainer:
     """Trains on this machine."""
 
     def __init__(
-        self, limits: Limits, home: Path, registry: Path, command: Sequence[str] = (sys.executable, "-m", "training")
+        self, limits: Limits, home: Path, registry: Path | str, command: Sequence[str] = (sys.executable, "-m", "training")
     ) -> None:
         """Take the limits and the places to work in; `command` is what the arguments are given to."""
         self._limits = limits
         # Whole paths: the trainer runs in another folder than whoever named these.
-        self._places = {"CANDOR_HOME": str(home.absolute()), "CANDOR_REGISTRY": str(registry.absolute())}
+        place = registry.absolute() if isinstance(registry, Path) else registry
+        self._places = {"CANDOR_HOME": str(home.absolute()), "CANDOR_REGISTRY": str(place)}
         self._command = command
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._ooms: dict[int, int] = {}

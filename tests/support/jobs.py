@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from models.errors import ManifestError
+from models.open_registry import open_registry
 from models.recipe import Recipe
-from models.registry import Registry
 from service.errors import ServiceError
 from service.jobs.desk import Desk
 from service.jobs.folder import JobFolder
@@ -26,6 +26,8 @@ from tests.support.tiny import colours, tiny_manifest, write_tiny
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from models.registry import Registry
 
 COMMAND = (sys.executable, "-m", "tests.support.trainer")
 WAIT_S = 60.0
@@ -55,6 +57,7 @@ class Workshop:
     """One home, and the supervisor that works there; `again` is the next one, after the first has died."""
 
     home: Path
+    place: Path | str
     rules: Rules
     store: JobStore
     registry: Registry
@@ -64,17 +67,25 @@ class Workshop:
 
     @classmethod
     def open(
-        cls, home: Path, *, devices: int = 1, attempts: int = 5, deadline_s: float = 60, heartbeat_s: float = 30
+        cls,
+        home: Path,
+        *,
+        place: Path | str | None = None,
+        devices: int = 1,
+        attempts: int = 5,
+        deadline_s: float = 60,
+        heartbeat_s: float = 30,
     ) -> Workshop:
         store = JobStore(home / "jobs" / JOBS)
         store.open()
         write_tiny(home / "artifact", colours())
         (home / "manifest.json").write_bytes(tiny_manifest("birds", colours()).to_bytes())
-        return cls._with(home, Rules(devices, Patience(deadline_s, heartbeat_s), attempts, 1000), store)
+        rules = Rules(devices, Patience(deadline_s, heartbeat_s), attempts, 1000)
+        return cls._with(home, place or home / "registry", rules, store)
 
     @classmethod
-    def _with(cls, home: Path, rules: Rules, store: JobStore) -> Workshop:
-        registry = Registry(home / "registry")
+    def _with(cls, home: Path, place: Path | str, rules: Rules, store: JobStore) -> Workshop:
+        registry = open_registry(place, home / "cache")
 
         def locate(reference: str) -> Path:
             if reference == "gone":
@@ -83,13 +94,13 @@ class Workshop:
                 raise ManifestError("dataset.json is not valid")
             return home / "datasets" / reference
 
-        trainer = SubprocessTrainer(Limits(rules.devices, "normal", None, None), home, registry.root, COMMAND)
+        trainer = SubprocessTrainer(Limits(rules.devices, "normal", None, None), home, place, COMMAND)
         supervisor = Supervisor(Desk(store, home, registry), home / "jobs", trainer, rules, locate)
-        return cls(home, rules, store, registry, trainer, supervisor)
+        return cls(home, place, rules, store, registry, trainer, supervisor)
 
     def again(self) -> Workshop:
         """Another supervisor in the same place, which knows only what is on disk."""
-        after = self._with(self.home, self.rules, self.store)
+        after = self._with(self.home, self.place, self.rules, self.store)
         self.others.append(after)
         return after
 

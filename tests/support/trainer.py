@@ -15,9 +15,13 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models.registry import Registry
 
 EPOCHS = 4
-HOME, REGISTRY = (Path(os.environ.get(name, "")) for name in ("CANDOR_HOME", "CANDOR_REGISTRY"))
+HOME = Path(os.environ.get("CANDOR_HOME", ""))
 FAULT = os.environ.get("TRAINER_FAULT", "")
 EPOCH_S = float(os.environ.get("TRAINER_EPOCH_S", "0.05"))
 
@@ -89,6 +93,10 @@ def train(options: argparse.Namespace) -> int:
         while FAULT in {"hang", "deaf", "silent"}:
             time.sleep(0.1)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if FAULT == "unreachable once" and not (run / "unreached").exists():
+            (run / "unreached").touch()
+            tell("failed", code="registry_unreachable", error="s3://candor/registry cannot be reached: timed out")
+            return 69
     except Stopped:
         tell("stopped", kept=True)
         return 75
@@ -96,12 +104,19 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
+def shared() -> Registry:
+    from models.open_registry import open_registry
+    from models.settings import read_home_settings
+
+    settings = read_home_settings()
+    return open_registry(settings.registry_place, settings.cache_root)
+
+
 def publish(name: str, run: str) -> int:
     # Imported late: who crashes or hangs before does not need it.
     from models.manifest import Manifest
-    from models.registry import Registry
 
-    registry = Registry(REGISTRY)
+    registry = shared()
     version = registry.find_run(name, run)
     if version is None:
         # Made beforehand, since who makes it takes seconds to be imported.
@@ -114,7 +129,6 @@ def publish(name: str, run: str) -> int:
 def report(name: str, version: int) -> bytes:
     """Says what was asked for: `TRAINER_FAULT=worse` rejects."""
     from models.gate_report import Check, GateReport
-    from models.registry import Registry
 
     is_worse = FAULT == "worse"
     sentence = "accuracy 0.41, and production has 0.88"
@@ -125,7 +139,7 @@ def report(name: str, version: int) -> bytes:
         schema_version=1,
         name=name,
         candidate=version,
-        production=Registry(REGISTRY).aliases(name).production,
+        production=shared().aliases(name).production,
         verdict="reject" if is_worse else "promote",
         at=datetime.now(UTC),
         holdout_sha256=None,

@@ -280,11 +280,11 @@ def test_as_a_process_it_exits_2_with_one_sentence_and_no_traceback(registry: Re
 
 
 def test_the_registry_is_below_the_home_unless_it_is_named(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert read_home_settings().registry_root == home / "registry"
+    assert read_home_settings().registry_place == home / "registry"
     assert read_home_settings().runs_root == home / "runs"
 
     monkeypatch.setenv("CANDOR_REGISTRY", str(tmp_path / "shared"))
-    assert read_home_settings().registry_root == tmp_path / "shared"
+    assert read_home_settings().registry_place == tmp_path / "shared"
     assert read_home_settings().runs_root == home / "runs"
 
 
@@ -293,7 +293,7 @@ def test_without_an_environment_the_home_is_var(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CANDOR_REGISTRY", raising=False)
 
     assert read_home_settings() == HomeSettings(home=Path("var"), registry=None)
-    assert read_home_settings().registry_root == Path("var/registry")
+    assert read_home_settings().registry_place == Path("var/registry")
 
 
 def test_an_empty_variable_is_as_if_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,4 +359,6 @@ def test_delete_prune_and_copy_say_what_they_did(
     assert refuse("delete", "birds:1").startswith("birds:1 is in production and cannot be deleted")
     assert refuse("delete", "birds") == "say which version of birds: birds:N, one of [1]"
     assert refuse("prune", "cats", "--keep", "1").startswith("there is no model named 'cats'")
-    assert refuse("copy", "birds:1", "s3://bucket/registry").startswith("s3://bucket/registry is an address")
+    assert refuse("copy", "birds:1", "ftp://host/registry").startswith(
+        "ftp://host/registry is a URL of no object store; expected"
+    )

@@ -33,10 +33,8 @@ ROOT = Path(__file__).parents[3]
 BAD_NAMES = ["", "Birds", ".hidden", "..", "../birds", "a/b", "a b", "-a", "a\n", "ä", "a" * 64]
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    """A registry that does not exist yet."""
-    return Registry(tmp_path / "registry")
+# Of a folder and of an object store the same is asked.
+either = pytest.mark.parametrize("place", ["folder", "s3"], indirect=True)
 
 
 @pytest.fixture
@@ -70,6 +68,7 @@ def test_a_registry_that_does_not_exist_yet_is_empty(registry: Registry) -> None
     assert not registry.root.exists(), "looking must not create anything"
 
 
+@either
 def test_the_first_version_is_1_and_goes_into_production(registry: Registry, tmp_path: Path) -> None:
     before = datetime.now(UTC)
 
@@ -85,6 +84,7 @@ def test_the_first_version_is_1_and_goes_into_production(registry: Registry, tmp
     assert before <= aliases.at <= datetime.now(UTC)
 
 
+@either
 def test_a_published_version_is_a_whole_artifact_with_the_bytes_of_the_source(registry: Registry, tmp_path: Path) -> None:
     sealed = registry.publish(write_files(tmp_path / "source"), make_manifest())
 
@@ -94,6 +94,7 @@ def test_a_published_version_is_a_whole_artifact_with_the_bytes_of_the_source(re
     assert loaded.confidence == make_confidence() == registry.confidence("birds", 1)
 
 
+@either
 def test_the_next_versions_count_up_and_leave_production_alone(registry: Registry) -> None:
     publish(registry, 11)
 
@@ -103,6 +104,7 @@ def test_the_next_versions_count_up_and_leave_production_alone(registry: Registr
     assert Artifact.load(registry.path("birds", 11)).model == b"birds 11"
 
 
+@either
 def test_names_have_versions_of_their_own(registry: Registry) -> None:
     publish(registry, 2, "owls")
     publish(registry, 1, "birds")
@@ -241,12 +243,14 @@ def test_a_reference_whose_version_is_not_a_plain_number_is_refused_with_an_exam
     assert str(caught.value) == f"{f'birds:{version}'!r} {NO_MODEL}"
 
 
+@either
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_reference_with_a_bad_name_is_an_unknown_model(name: str, registry: Registry) -> None:
     with pytest.raises(UnknownModelError, match=f"{NO_MODEL}$"):
         registry.resolve(f"{name}:1")
 
 
+@either
 def test_resolve_gives_the_version_asked_for_or_the_one_in_production(registry: Registry) -> None:
     publish(registry, 3)
     registry.promote("birds", 2)
@@ -267,6 +271,7 @@ def test_an_unknown_name_is_refused_with_the_names_there_are(registry: Registry)
     assert str(caught.value) == f"there is no model named 'cats'; the registry {registry.root} has: birds, owls"
 
 
+@either
 @pytest.mark.parametrize("version", [0, -1, 3, 10**30])
 def test_an_unknown_version_is_refused_with_the_versions_there_are(version: int, registry: Registry) -> None:
     publish(registry, 2)
@@ -284,6 +289,7 @@ def test_an_unknown_version_is_refused_with_the_versions_there_are(version: int,
         registry.resolve("birds:3")
 
 
+@either
 def test_a_version_longer_than_a_file_name_may_be_is_an_unknown_model(registry: Registry) -> None:
     publish(registry)
 
@@ -307,6 +313,7 @@ def test_a_name_without_a_production_version_is_refused_with_what_can_be_promote
 # --- promote and rollback
 
 
+@either
 def test_promote_moves_production_and_remembers_what_was_there(registry: Registry) -> None:
     publish(registry, 3)
 
@@ -325,6 +332,7 @@ def test_promote_of_what_is_in_production_changes_nothing(registry: Registry) ->
     assert snapshot(registry.root) == before
 
 
+@either
 def test_a_version_is_in_the_past_only_once(registry: Registry) -> None:
     publish(registry, 3)
     for version in (2, 1, 3, 2):
@@ -344,6 +352,7 @@ def test_the_past_is_kept_for_as_many_versions_as_history_says(registry: Registr
     assert registry.history("birds") == list(range(1, HISTORY + 4)), "the files keep all of it"
 
 
+@either
 def test_rollback_goes_back_one_version_and_twice_goes_back_two(registry: Registry) -> None:
     publish(registry, 3)
     registry.promote("birds", 2)
@@ -357,6 +366,7 @@ def test_rollback_goes_back_one_version_and_twice_goes_back_two(registry: Regist
     assert registry.history("birds") == [1, 2, 3, 4, 5]
 
 
+@either
 def test_rollback_after_a_rollback_and_a_promotion_goes_back_to_what_was_rolled_back_to(registry: Registry) -> None:
     publish(registry, 4)
     for version in (2, 3):
@@ -378,6 +388,7 @@ def test_rollback_with_nothing_before_is_refused_and_changes_nothing(registry: R
     assert snapshot(registry.root) == before
 
 
+@either
 def test_rollback_of_an_unknown_name_is_refused_by_name(registry: Registry) -> None:
     with pytest.raises(UnknownModelError, match="^there is no model named 'birds'"):
         registry.rollback("birds")
@@ -419,6 +430,7 @@ def test_an_alias_file_that_is_not_valid_is_refused_by_path(registry: Registry) 
 # --- the candidate, runs, and who looked before
 
 
+@either
 def test_a_version_may_be_published_without_going_into_production(registry: Registry, tmp_path: Path) -> None:
     source = write_files(tmp_path / "source")
     registry.publish(source, make_manifest(), first_is_production=False)
@@ -431,6 +443,7 @@ def test_a_version_may_be_published_without_going_into_production(registry: Regi
     assert registry.nominate("birds", 1) == promoted, "what is in production is no candidate"
 
 
+@either
 def test_withdrawing_takes_back_the_candidate_and_no_other(registry: Registry) -> None:
     publish(registry, 3)
     registry.nominate("birds", 2)
@@ -443,12 +456,14 @@ def test_withdrawing_takes_back_the_candidate_and_no_other(registry: Registry) -
         registry.nominate("birds", 9)
 
 
+@either
 def test_the_first_one_is_promoted_once(registry: Registry) -> None:
     publish(registry, 2)
     assert registry.promote_first("birds", 2).production == 1
     assert registry.history("birds") == [1]
 
 
+@either
 def test_who_looked_before_the_last_move_is_told_to_look_again(registry: Registry) -> None:
     publish(registry, 3)
     registry.promote("birds", 2, expected_epoch=1)
@@ -585,6 +600,7 @@ def test_threads_that_promote_at_once_win_or_get_a_conflict_and_no_promotion_is_
     assert len(list(folder.iterdir())) == len(won) + 1, "temporary files were left"
 
 
+@either
 def test_threads_that_publish_at_once_get_different_versions_and_nothing_is_mixed(registry: Registry, tmp_path: Path) -> None:
     barrier = threading.Barrier(6)
 

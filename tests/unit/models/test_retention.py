@@ -11,15 +11,19 @@ import pytest
 
 from models.artifact import verify
 from models.errors import ArtifactError, ConflictError, InUseError, UnknownModelError
+from models.open_registry import open_registry
 from models.publishing import sweep
 from models.registry import Aliases, Registry
 from tests.support.artifacts import make_manifest, write_files
 
+# Of a folder and of an object store the same is asked.
+either = pytest.mark.parametrize("place", ["folder", "s3"], indirect=True)
+
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
+def registry(place: Path | str, tmp_path: Path) -> Registry:
     """birds:1 to birds:5; 3 was in production before 4, which is, and 5 is the candidate."""
-    registry = Registry(tmp_path / "registry")
+    registry = open_registry(place, tmp_path / "cache")
     publish(registry, 5)
     registry.promote("birds", 3)
     registry.promote("birds", 4)
@@ -50,6 +54,7 @@ def test_a_version_that_nobody_needs_is_deleted_and_its_number_is_not_given_agai
     assert registry.versions("birds") == [1, 2, 3, 4, 5, 7]
 
 
+@either
 @pytest.mark.parametrize(("version", "why"), [(4, "in production"), (5, "the candidate"), (3, "what a rollback goes back to")])
 def test_a_version_that_is_needed_is_not_deleted(registry: Registry, version: int, why: str) -> None:
     before = registry.aliases("birds")
@@ -61,6 +66,7 @@ def test_a_version_that_is_needed_is_not_deleted(registry: Registry, version: in
     assert registry.aliases("birds") == before
 
 
+@either
 def test_a_rollback_that_lost_its_target_protects_the_one_before(registry: Registry) -> None:
     registry.rollback("birds")
     assert registry.aliases("birds").previous == (1,)
@@ -113,6 +119,7 @@ def test_who_promotes_what_is_deleted_meanwhile_gets_a_conflict(registry: Regist
 # --- prune
 
 
+@either
 def test_pruning_keeps_the_newest_and_what_is_needed(registry: Registry) -> None:
     publish(registry, 3)
     assert registry.prune("birds", 2) == [1, 2, 6]
@@ -142,35 +149,36 @@ def test_pruning_removes_what_dead_processes_left_and_nothing_that_is_being_made
 # --- copy
 
 
+@either
 def test_a_copy_is_the_same_version_under_the_same_number_and_moves_no_alias(registry: Registry, tmp_path: Path) -> None:
     there = Registry(tmp_path / "there")
 
-    path = registry.copy("birds", 4, there.root)
+    assert registry.copy("birds", 4, there) == f"{there.root}/birds/versions/4"
 
-    assert path == there.path("birds", 4)
-    assert verify(path) == registry.manifest("birds", 4)
+    assert verify(there.path("birds", 4)) == registry.manifest("birds", 4)
     assert there.versions("birds") == [4]
     assert there.aliases("birds") == Aliases.none()
-    assert registry.copy("birds", 4, there.root) == path, "again"
+    assert registry.copy("birds", 4, there) == f"{there.root}/birds/versions/4", "again"
     publish(there, 1)
     assert there.versions("birds") == [4, 5]
 
 
+@either
 def test_a_copy_takes_no_number_that_is_taken(registry: Registry, tmp_path: Path) -> None:
     there = Registry(tmp_path / "there")
     publish(there, 1)
     publish(there, 1)
     with pytest.raises(ConflictError, match="there has another birds:2; copy it to a registry of its own"):
-        registry.copy("birds", 2, there.root)
+        registry.copy("birds", 2, there)
     there.delete("birds", 2)
     with pytest.raises(ConflictError, match="there had a birds:2, which was deleted"):
-        registry.copy("birds", 2, there.root)
+        registry.copy("birds", 2, there)
 
 
 def test_an_altered_version_is_not_copied(registry: Registry, tmp_path: Path) -> None:
     (registry.path("birds", 2) / "model.onnx").write_bytes(b"other")
     with pytest.raises(ArtifactError, match="was altered"):
-        registry.copy("birds", 2, tmp_path / "there")
+        registry.copy("birds", 2, Registry(tmp_path / "there"))
     assert Registry(tmp_path / "there").names() == []
 
 

@@ -21,14 +21,14 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_defaults_bind_loopback_on_port_3000() -> None:
     settings = read_settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 3000)
-    assert str(settings.registry_root) == "var/registry"
+    assert str(settings.registry_place) == "var/registry"
 
 
 def test_registry_may_be_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANDOR_HOME", "/a")
-    assert str(read_settings().registry_root) == "/a/registry"
+    assert str(read_settings().registry_place) == "/a/registry"
     monkeypatch.setenv("CANDOR_REGISTRY", "/b")
-    assert str(read_settings().registry_root) == "/b"
+    assert str(read_settings().registry_place) == "/b"
 
 
 def test_everything_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

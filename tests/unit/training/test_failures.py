@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from models.errors import DatasetError, RecipeError, UnknownModelError
+from models.errors import DatasetError, RecipeError, UnknownModelError, UnreachableError
 from training.errors import DivergedError, LicenceError, StartError, TrainingError, WeightsUnavailableError
 from training.failures import failure_of
 from training.heartbeat import heartbeat
@@ -40,6 +40,7 @@ def chained(outer: Exception, inner: Exception) -> Exception:
         (WeightsUnavailableError("no network"), "weights_unavailable", 2),
         (DivergedError("the loss became nan"), "diverged", 2),
         (UnknownModelError("no birds:3"), "training_error", 2),
+        (UnreachableError("s3://candor cannot be reached"), "registry_unreachable", 69),
         (TrainingError("goes on in another process"), "training_error", 2),
         (PermissionError(errno.EACCES, "Permission denied"), "training_error", 2),
         (MemoryError(), "out_of_memory", 71),

@@ -7,6 +7,7 @@ import stat
 import statistics
 import time
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,12 +18,21 @@ from service.errors import BadRequestError
 from service.feedback.files import Files
 from service.feedback.review import Strategy, review
 from service.feedback.store import FeedbackStore
+from tests.support.buckets import s3
 from tests.support.kept import NOON, keep, kept, label, prediction
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3() as bucket:
+        yield bucket.name
+
+
+@pytest.fixture(params=["folder", "file", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     unique = uuid.uuid4().hex
+    if request.param == "s3":
+        return f"s3://{request.getfixturevalue('bucket')}/{unique}"
     return {"folder": str(tmp_path / "feedback"), "file": f"file://{tmp_path}/feedback", "memory": f"memory://{unique}/f"}[
         request.param
     ]
