@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.errors import SettingsError
+from models.object_store import ObjectStore
 from service.jobs.process import wait_for_lock
 from service.keys import read_keys
 from service.logs import EXIT_SETTINGS, EXIT_UNAVAILABLE, configure
@@ -53,6 +54,9 @@ def main() -> int:
             raise SettingsError(
                 f"CANDOR_REGISTRY={settings.registry} is no folder; is it mounted? make it, should it be a new one"
             )
+        if isinstance(settings.registry, str):
+            # Asks nothing: a store that is away is no reason not to start, and one that cannot be meant is.
+            ObjectStore(settings.registry)
     except SettingsError as err:
         sys.stderr.write(f"{err}\n")
         return EXIT_SETTINGS
