@@ -21,7 +21,7 @@ export BENTOML_DO_NOT_TRACK := true
 .PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training peers bench-serving gpu-check k8s-check clean
 
 help:  ## explain the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP)  ## everything into .venv, from the hashed locks
 
