@@ -37,8 +37,8 @@ def test_every_linked_file_exists() -> None:
 
 
 def test_every_verb_that_the_readme_names_is_in_the_makefile() -> None:
-    verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) <= verbs
+    verbs = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) <= verbs
 
 
 def test_answers_that_the_page_on_tasks_shows_are_of_the_form_that_is_answered() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,18 @@ def check_schema(cluster: Cluster) -> list[str]:
     return [f"{reference(item)}: {finding}" for item in cluster.objects for finding in findings_of(item)]
 
 
-def findings_of(item: Object) -> list[str]:
+def findings_of(item: Object) -> tuple[str, ...]:
     """What is wrong with one object."""
+    return _findings(json.dumps(item))
+
+
+@cache
+def _findings(text: str) -> tuple[str, ...]:
+    """Of the same object, which is in many overlays, it is known: the schemas of Kubernetes take long to read."""
+    item = json.loads(text)
     own = _schema(item["kind"])
     if own is not None:
-        return [f"{error.json_path}: {error.message}" for error in own.iter_errors(item)]
+        return tuple(f"{error.json_path}: {error.message}" for error in own.iter_errors(item))
     found = []
     for version in VERSIONS:
         try:
@@ -44,4 +52,4 @@ def findings_of(item: Object) -> list[str]:
             found.append(f"{version}: {err.json_path}: {err.message}"[:400])
         except kubernetes_validate.SchemaNotFoundError as err:
             found.append(f"{err.message}; write a schema into tests/cluster/schemas")
-    return found
+    return tuple(found)
