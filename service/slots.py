@@ -163,7 +163,6 @@ class Slots:
         wanted = await asyncio.to_thread(self._read_wanted)
         if wanted is None:
             return
-        self._read_at = time.monotonic()
         for name in self._slots.keys() - wanted.keys():
             gone = self._slots.pop(name)
             if gone.current is not None:
@@ -207,6 +206,8 @@ class Slots:
 
     def _note_reachable(self, problem: str | None) -> None:
         self._metrics.registry_reachable.set(problem is None)
+        if problem is None:
+            self._read_at = time.monotonic()
         if problem and self._is_reachable:
             logger.warning("%s; what is loaded, or kept here, goes on answering", problem)
         self._is_reachable = problem is None
