@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from tests.support.pod import Pod
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-needs_namespaces = pytest.mark.skipif(not can_unshare(), reason="needs namespaces (unshare), as root or as a user who may")
+needs_namespaces = pytest.mark.skipif(
+    not can_unshare(), reason="needs curl, and namespaces (unshare) as root or as a user who may"
+)
 POD_IP, HERE = "10.1.2.3:3000", "http://127.0.0.1:3000"
 
 

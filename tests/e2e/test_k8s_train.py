@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from models.registry import Registry
@@ -75,17 +77,57 @@ def test_data_that_are_not_there_end_the_job_for_good(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault
+def test_node_that_goes_away_is_not_taken_for_a_mistake(tmp_path: Path) -> None:
+    """Whoever waits for it ends too, with a code that the Job tries again."""
+    data = write_colours(tmp_path / "photos", {"train": 64, "val": 5, "test": 5})
+    port, log = free_port(), tmp_path / "log"
+    with log.open("w") as file:
+        nodes = [
+            subprocess.Popen(
+                command("nodes", data, "epochs=200", processes=1, rank=rank, port=port),
+                cwd=ROOT,
+                env=environment(tmp_path),
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+            for rank in (0, 1)
+        ]
+    try:
+        wait_for(log, "epoch 2/200", nodes[0])
+        # The node's other processes see that their parent is gone, or their peer is.
+        kill_all(nodes[1].pid)
+        assert nodes[0].wait(120) not in (0, 2), log.read_text()
+    finally:
+        for node in nodes:
+            kill_all(node.pid)
+            node.wait()
+
+
+def wait_for(log: Path, words: str, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 200
+    while words not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+
+
+def kill_all(pid: int) -> None:
+    """A process of a session of its own, and those below it, which torchrun puts into sessions of theirs."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@pytest.mark.fault
 def test_job_that_is_moved_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     data = write_colours(tmp_path / "photos", {"train": 64, "val": 5, "test": 5})
     log = tmp_path / "log"
     with log.open("w") as file:
         first = command("one-node", data, "epochs=40", processes=2)
         process = subprocess.Popen(first, cwd=ROOT, env=environment(tmp_path), stdout=file, stderr=file)
-    until = time.monotonic() + 200
-    while "epoch 2/40" not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.1)
+    wait_for(log, "epoch 2/40", process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 128 + signal.SIGTERM, log.read_text()
     assert "what was trained so far is kept" in log.read_text()

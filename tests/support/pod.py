@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -30,6 +31,8 @@ _UNSHARE = ["unshare", "--mount", "--net", *([] if os.geteuid() == 0 else ["--ma
 
 def can_unshare() -> bool:
     """Whether this system lets us have namespaces of our own."""
+    if not all(shutil.which(tool) for tool in ("unshare", "nsenter", "mount", "curl")):
+        return False
     return subprocess.run([*_UNSHARE, "true"], capture_output=True, check=False).returncode == 0
 
 
