@@ -161,7 +161,6 @@ class Slots:
         wanted = await asyncio.to_thread(self._read_aliases)
         if wanted is None:
             return
-        self._read_at = time.monotonic()
         for name in self._slots.keys() - wanted.keys():
             gone = self._slots.pop(name)
             if gone.current is not None:
@@ -204,6 +203,7 @@ class Slots:
                 production = slot.wanted if slot else None
             if production is not None:
                 wanted[name] = production
+        self._read_at = time.monotonic()
         return wanted
 
     async def _bring(self, name: str, slot: Slot) -> None:
