@@ -230,6 +230,7 @@ class Slots:
                 production = slot.wanted if slot else None
             if production is not None:
                 wanted[name] = production
+        self._read_at = time.monotonic()
         return wanted
 
     async def _bring(self, name: str, slot: Slot) -> None:
