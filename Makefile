@@ -94,6 +94,7 @@ gpu-check: install  ## does this GPU train and answer as the CPU does, and how f
 	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 k8s-check: install $(CHECKOV)/.installed  ## render and validate the manifests, without a cluster or a network (a minute)
+	@command -v promtool >/dev/null || { echo 'promtool is missing: apt-get install prometheus'; exit 2; }
 	@$(BIN)/pytest tests/cluster
 	@rendered=$$(mktemp -d) && trap 'rm -r "$$rendered"' EXIT && for folder in k8s/overlays/* k8s/train/*; do \
 	  $(BIN)/kubectl kustomize $$folder > "$$rendered/$$(basename $$folder).yaml" || exit 1; done && \
