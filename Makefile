@@ -128,14 +128,16 @@ TAG_openvino := candor-serve:$(VERSION)-openvino
 TAG_gpu := candor-serve:$(VERSION)
 TAG_trainer := candor-trainer:$(VERSION)
 BUILDER ?= docker
+KNOWN_IMAGE = test -n "$(LOCKS_$(IMAGE))" || { echo 'IMAGE=$(IMAGE) is none of: $(IMAGES)'; exit 2; }
 
 image:  ## build an image: make image IMAGE=cpu|openvino|gpu|trainer BASE=python:3.11-slim@sha256:… [BUILDER=podman]
-	@test -n "$(LOCKS_$(IMAGE))" || { echo 'IMAGE=$(IMAGE) is none of: $(IMAGES)'; exit 2; }
+	@$(KNOWN_IMAGE)
 	@test -n "$(BASE)" || { echo 'BASE is missing: an image with Python 3.11 or newer, by its digest (docs/images.md)'; exit 2; }
 	$(BUILDER) build $(BUILD_OPTIONS) -f containers/$(if $(filter trainer,$(IMAGE)),trainer,serve).Containerfile \
 	  --build-arg BASE=$(BASE) --build-arg "LOCKS=$(LOCKS_$(IMAGE))" -t $(TAG_$(IMAGE)) .
 
 image-check: install  ## build an image for real, look at its files and run it (root, 4 minutes): make image-check [IMAGE=gpu]
+	@$(KNOWN_IMAGE)
 	@$(BIN)/python -m containers.check $(IMAGE) $(TAG_$(IMAGE)) "$(LOCKS_$(IMAGE))"
 
 SBOM := var/sbom
