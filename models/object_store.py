@@ -32,8 +32,9 @@ logger = logging.getLogger("candor.registry")
 URL = re.compile(r"(s3|gs|az)://[^/\s?#]+(/[^\s?#]*)?")
 # A small object, or a page of names, is there by then. Who does not serve waits longer: a pause of the store is to cost no work.
 _ANSWER_S, _PATIENT_ANSWER_S = 3, 10
-_RETRIES, _PATIENT_RETRIES = 2, 10
-_PATIENT_S = 120
+# Who waits two minutes asks every few seconds: where nobody listens an attempt takes no time, and ten are over in three seconds.
+_RETRIES, _PATIENT_RETRIES = 2, 1000
+_PATIENT_S, _MOST_BETWEEN_S = 120, 5
 # A file may take long, but not without a byte of it coming.
 _STALL_S, _FILE_S = 5, 600
 # After a failure nobody asks for so long; then one does, and the others wait for what it finds.
@@ -68,7 +69,7 @@ class ObjectStore:
         patience = timedelta(seconds=_PATIENT_S if is_patient else _ANSWER_S)
         self._small = self._client(retries, patience, timeout=f"{answer_s}s")
         self._down = self._client(retries, patience, timeout=f"{_FILE_S}s", read_timeout=f"{_STALL_S}s")
-        self._up = self._client(_PATIENT_RETRIES, timedelta(seconds=_PATIENT_S), timeout=f"{_FILE_S}s")
+        self._up = self._client(retries, patience, timeout=f"{_FILE_S}s")
 
     def read(self, path: str) -> bytes | None:
         """All of an object; None where there is none.
@@ -204,7 +205,11 @@ class ObjectStore:
     def _client(self, retries: int, patience: timedelta, **timeouts: str) -> Any:
         # Whoever writes http:// into AWS_ENDPOINT_URL has decided it; without this it would be an error of the library's.
         options: ClientConfig = {"allow_http": True, "connect_timeout": f"{_ANSWER_S}s", **timeouts}  # type: ignore[typeddict-item]
-        retrying: RetryConfig = {"max_retries": retries, "retry_timeout": patience}
+        retrying: RetryConfig = {
+            "max_retries": retries,
+            "retry_timeout": patience,
+            "backoff": {"max_backoff": timedelta(seconds=_MOST_BETWEEN_S)},
+        }
         try:
             return from_url(self.url, client_options=options, retry_config=retrying)
         except BaseError as err:

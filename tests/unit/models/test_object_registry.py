@@ -427,6 +427,18 @@ def test_who_asks_after_a_failure_is_told_at_once_and_after_a_pause_one_asks_aga
     assert store.read("x") is None
 
 
+def test_who_trains_waits_for_a_store_that_comes_back(away: Shelf, tmp_path: Path) -> None:
+    away.bucket.stop()
+    patient = open_registry(away.url, tmp_path / "trainer", is_patient=True)
+    back = threading.Timer(4.0, away.bucket.start)
+    back.start()
+    started = time.monotonic()
+    away.publish(patient)
+    assert time.monotonic() - started > 3
+    back.join()
+    assert away.machine("a").versions("birds") == [1]
+
+
 def test_a_wrong_bucket_is_said_by_name(bucket: Bucket, tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match="s3://no-such-bucket/registry cannot be reached: .*404 Not Found"):
         open_registry("s3://no-such-bucket/registry", tmp_path).names()
