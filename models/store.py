@@ -31,7 +31,7 @@ def export(registry: Registry, name: str, version: int) -> str:
     """
     with bentoml.models.create(ENTRY, labels={"name": name, "version": str(version)}) as entry:
         baked = Registry(Path(entry.path) / _FOLDER)
-        registry.copy(name, version, baked.root)
+        registry.copy(name, version, baked)
         baked.promote(name, version)
     return str(entry.tag)
 

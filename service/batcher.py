@@ -80,14 +80,14 @@ class Batcher(Generic[Item, Result]):
         Raises:
             Exception: Whatever `run` raised for this item; a batch mate's error stays the mate's.
         """
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting[Item, Result](item, loop.create_future(), time.monotonic(), stopwatch.current.get())
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(item, answer, time.monotonic(), stopwatch.current.get())
         with self._lock:
             self._waiting.append(waiting)
             is_lane_free = self._busy < self._lanes
             self._busy += is_lane_free
         if is_lane_free:
-            self._executor.submit(self._work, loop)
+            self._executor.submit(self._work)
         try:
             return await waiting.answer
         except asyncio.CancelledError:
@@ -108,18 +108,18 @@ class Batcher(Generic[Item, Result]):
         while self._busy:
             await asyncio.sleep(_LOOK_S)
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self) -> None:
         """Run one batch in a lane, and come again if there is more."""
         try:
             batch = self._take()
             if batch:
-                self._deliver(loop, batch, self._results(batch))
+                self._deliver(batch, self._results(batch))
         finally:
             with self._lock:
                 is_more = bool(self._waiting)
                 self._busy -= not is_more
             if is_more:
-                self._executor.submit(self._work, loop)
+                self._executor.submit(self._work)
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         """The oldest items whose callers still want them; what was given up is never run."""
@@ -149,12 +149,10 @@ class Batcher(Generic[Item, Result]):
         return results
 
     @staticmethod
-    def _deliver(
-        loop: asyncio.AbstractEventLoop, batch: Sequence[_Waiting[Item, Result]], results: Sequence[Result | Exception]
-    ) -> None:
-        # A loop that was closed has nobody left who waits.
+    def _deliver(batch: Sequence[_Waiting[Item, Result]], results: Sequence[Result | Exception]) -> None:
+        # The loop of who waits now: the one that woke the lane may be closed. A closed one has nobody left who waits.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_answer, batch, results)
+            batch[0].answer.get_loop().call_soon_threadsafe(_answer, batch, results)
 
 
 def _answer(batch: Sequence[_Waiting[Any, Any]], results: Sequence[Any]) -> None:

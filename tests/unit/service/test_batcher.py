@@ -142,6 +142,28 @@ def test_drain_waits_for_what_runs_and_what_waits() -> None:
     run(scenario)
 
 
+def test_lane_that_an_earlier_loop_woke_answers_a_later_one() -> None:
+    again = threading.Event()
+
+    class Lingering(Batcher[int, int]):
+        @staticmethod
+        def _deliver(*args: object) -> None:
+            Batcher._deliver(*args)
+            assert again.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        batcher = Lingering(Doubler(), pool, max_batch=1, lanes=1)
+        assert asyncio.run(batcher.submit(1)) == 2
+
+        async def later() -> int:
+            asking = asyncio.create_task(batcher.submit(2))
+            await until(lambda: batcher.oldest_wait_s() > 0)
+            again.set()
+            return await asyncio.wait_for(asking, 5)
+
+        assert asyncio.run(later()) == 4
+
+
 def test_each_batch_is_reported_with_how_long_its_items_waited() -> None:
     async def scenario(pool: ThreadPoolExecutor) -> None:
         seen: list[tuple[int, int]] = []
