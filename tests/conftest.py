@@ -22,6 +22,8 @@ os.environ["BENTOML_DO_NOT_TRACK"] = "true"
 os.environ.setdefault(*WAITING)
 
 
+# Before xdist's own, which reads the mark.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `-n 2 --dist loadgroup` a file stays in one process, and what `make run` makes is made once, in one of them."""
     quickstart = {item.path for item in items if isinstance(item, pytest.Function) and "quickstart_home" in item.fixturenames}
