@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,7 @@ def kubectl_calls(text: str) -> list[str]:
 def test_kubectl_understands(call: str, tmp_path: Path) -> None:
     (tmp_path / "deploy").mkdir()
     (tmp_path / "k8s").symlink_to(K8S)
+    shutil.copytree(K8S / "train" / "one-node", tmp_path / "deploy" / "train")
     (tmp_path / "deploy" / "keys.json").write_text("{}")
     (tmp_path / "deploy" / "restore.yaml").write_text(
         next(s for s in ADDED if s.title == "Backup and restore").resources["restore.yaml"]
