@@ -195,3 +195,21 @@ def test_a_store_that_takes_connections_and_never_answers_holds_up_nobody(stored
         bucket.start()
         stored.registry.promote("colours", 2)
         seconds_until_all_answer([server, other], "colours:2", 3 * REACH_S)
+
+
+def test_a_download_that_takes_long_holds_up_no_other_name_and_no_end(stored: Shared) -> None:
+    bucket = stored.bucket
+    assert bucket is not None
+    for gain in GAINS[:2]:
+        publish_colours(stored.registry, stored.home / "work", "others", gain=gain)
+    with stored.serve("a") as server, bucket.trickling("colours/versions/2/model.onnx"):
+        stored.registry.promote("colours", 2)
+        time.sleep(REACH_S)
+        stored.registry.promote("others", 2)
+        server.wait_for_version("others", 2, REACH_S)
+        stored.registry.rollback("others")
+        server.wait_for_version("others", 1, REACH_S)
+        assert httpx.get(f"{server.url}/models/colours", timeout=10).json()["serving"] == 1
+        asked = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - asked < REACH_S
