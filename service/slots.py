@@ -237,7 +237,6 @@ class Slots:
         return wanted
 
     def _note_reachable(self, problem: str | None) -> None:
-        self._metrics.registry_reachable.set(problem is None)
         if problem is None:
             self._read_at = time.monotonic()
         if problem and self._is_reachable:
@@ -262,7 +261,6 @@ class Slots:
                 production = slot.wanted if slot else None
             if production is not None:
                 wanted[name] = production
-        self._read_at = time.monotonic()
         return wanted
 
     async def _bring(self, name: str, slot: Slot) -> None:
