@@ -79,7 +79,7 @@ class Slots:
     """Every name that is served."""
 
     def __init__(self, registry: Registry, settings: Settings, executor: Executor, metrics: Metrics, device: Device) -> None:
-        """Load nothing yet; `refresh` does.
+        """Load nothing yet; `follow` does.
 
         Raises:
             SettingsError: If a GPU is to compute and none is visible.
