@@ -191,6 +191,11 @@ class EngineRef:
         """Whether there is an engine, and it drains."""
         return self._engine is not None and self._engine.is_closing
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether there is an engine, and a thread of it loads a version."""
+        return self._engine is not None and self._engine.slots.is_loading
+
     def close(self) -> None:
         """Say that this service is going; where it has not started there is nobody to tell."""
         if self._engine is not None:

@@ -132,12 +132,6 @@ class Metrics:
             ("outcome",),
             registry=self.registry,
         )
-        self.registry_reachable = Gauge(
-            "candor_registry_reachable",
-            "1 where the registry answered when it was last looked at; while 0, what is loaded or kept goes on answering",
-            registry=self.registry,
-        )
-        self.registry_reachable.set(1)
         self.predictions = Counter(
             "candor_predictions",
             "Labels answered, by model: of each image the first, or with several labels an image every selected one",

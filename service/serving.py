@@ -43,6 +43,16 @@ def main() -> int:
 
 def serve(settings: Settings) -> int:
     """See `main`."""
+    code, engine = _serve(settings)
+    if engine.is_loading:
+        # Python would wait for the thread, and that for the bucket from which it downloads; nothing of it is needed.
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+def _serve(settings: Settings) -> tuple[int, EngineRef]:
+    """Serve, and return the exit code and what served."""
     logging.getLogger("bentoml").setLevel(logging.WARNING)
     for name in ("bentoml.serve", "uvicorn.error"):
         logging.getLogger(name).addFilter(_plainly)
@@ -67,8 +77,8 @@ def serve(settings: Settings) -> int:
             server.run()
         except SystemExit as err:
             # With a code it never listened: the port is taken, or a setting is no good; it has said which.
-            return EXIT_UNAVAILABLE if err.code else 0
-    return 0
+            return EXIT_UNAVAILABLE if err.code else 0, asgi.engine
+    return 0, asgi.engine
 
 
 def _plainly(record: logging.LogRecord) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from service.memory import give_back
 from service.runtime.onnx import chosen_provider
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
     from service.device import Device
     from service.metrics import Metrics
@@ -62,6 +63,13 @@ class Slot:
         """Why the wanted version does not answer; None where it does, or was not tried yet."""
         return self.failure.reason if self.failure and self.failure.version == self.wanted else None
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the wanted version does not answer, and is to be tried now."""
+        if self.current is not None and self.current.manifest.version == self.wanted:
+            return False
+        return not (self.problem and self.failure and time.monotonic() < self.failure.retry_at)
+
     def loaded(self) -> list[LiveModel]:
         """The versions in memory."""
         return [model for model in (self.current, self.previous) if model is not None]
@@ -71,7 +79,7 @@ class Slots:
     """Every name that is served."""
 
     def __init__(self, registry: Registry, settings: Settings, executor: Executor, metrics: Metrics, device: Device) -> None:
-        """Load nothing yet; `refresh` does.
+        """Load nothing yet; `follow` does.
 
         Raises:
             SettingsError: If a GPU is to compute and none is visible.
@@ -85,6 +93,11 @@ class Slots:
         self._device = device
         self._slots: dict[str, Slot] = {}
         self._is_ready = False
+        # At most one for each name; a download may take minutes, and nobody waits for it.
+        self._bringing: dict[str, asyncio.Task[None]] = {}
+        # Of their own: where all of them download, the registry is still looked at.
+        self._loaders = ThreadPoolExecutor(thread_name_prefix="load")
+        self._loads: set[Future[LiveModel]] = set()
         provider = chosen_provider(settings.device)
         if settings.run != "jobs":
             metrics.provider_info.labels(provider).set(1)
@@ -153,13 +166,18 @@ class Slots:
         """Refresh for ever. Nothing that goes wrong ends it."""
         while True:
             try:
-                await self.refresh()
+                await self._look()
             except Exception:
                 logger.exception("the registry could not be followed; trying again")
             await asyncio.sleep(self._settings.follow_s or self._follower.interval_s)
 
     async def refresh(self) -> None:
-        """Read the aliases and load, swap or drop until what answers is what they say."""
+        """Read the aliases, and wait until what answers is what they say, or cannot be."""
+        await self._look()
+        await asyncio.gather(*self._bringing.values())
+
+    async def _look(self) -> None:
+        """Read the aliases and swap, drop, or begin to load what they say."""
         wanted = await asyncio.to_thread(self._read_wanted)
         if wanted is None:
             return
@@ -170,17 +188,31 @@ class Slots:
                 gone.current.monitor.hide()
         for name, version in wanted.items():
             self._slots.setdefault(name, Slot(version)).wanted = version
-        behind = [
-            (name, slot)
-            for name, slot in self._slots.items()
-            if slot.current is None or slot.current.manifest.version != slot.wanted
-        ]
-        # At once, so that a large model does not hold up the promotion of a small one.
-        await asyncio.gather(*(self._bring(name, slot) for name, slot in behind))
+        for name, slot in self._slots.items():
+            if slot.is_behind:
+                self._begin(name, slot)
+        self._note_ready()
+
+    def _begin(self, name: str, slot: Slot) -> None:
+        if slot.previous is not None and slot.previous.manifest.version == slot.wanted:
+            self._swap(slot, slot.previous)
+        elif name not in self._bringing:
+            self._bringing[name] = task = asyncio.create_task(self._bring(name, slot))
+            task.add_done_callback(lambda _: self._bringing.pop(name))
+
+    def _note_ready(self) -> None:
         self._is_ready = self._is_ready or all(slot.is_ready for slot in self._slots.values())
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread still downloads or loads a version, which nothing can interrupt."""
+        return bool(self._loads)
+
     async def close(self) -> None:
-        """Wait for what is in flight on every version."""
+        """Wait for what is in flight on every version, and for none that is being brought."""
+        for task in self._bringing.values():
+            task.cancel()
+        self._loaders.shutdown(wait=False, cancel_futures=True)
         await asyncio.gather(*(model.drain() for slot in self._slots.values() for model in slot.loaded()))
 
     def _default(self) -> str:
@@ -205,7 +237,6 @@ class Slots:
         return wanted
 
     def _note_reachable(self, problem: str | None) -> None:
-        self._metrics.registry_reachable.set(problem is None)
         if problem is None:
             self._read_at = time.monotonic()
         if problem and self._is_reachable:
@@ -230,38 +261,43 @@ class Slots:
                 production = slot.wanted if slot else None
             if production is not None:
                 wanted[name] = production
-        self._read_at = time.monotonic()
         return wanted
 
     async def _bring(self, name: str, slot: Slot) -> None:
         """Make `slot.wanted` the version that answers, or say why not."""
-        version = slot.wanted
-        if slot.problem and slot.failure and time.monotonic() < slot.failure.retry_at:
+        version, started = slot.wanted, time.monotonic()
+        future = self._loaders.submit(self._load, name, version)
+        self._loads.add(future)
+        future.add_done_callback(self._loads.discard)
+        try:
+            model = await asyncio.wrap_future(future)
+        except (ModelLoadError, ContractError, DeviceLostError, OutOfMemoryError) as err:
+            self._fail(slot, name, version, str(err))
             return
-        if slot.previous is not None and slot.previous.manifest.version == version:
-            model = slot.previous
+        except Exception:
+            logger.exception("%s:%s could not be loaded", name, version)
+            self._fail(slot, name, version, "it could not be loaded; the log has the reason")
+            return
+        finally:
+            # It holds the model, which is to be gone when nobody answers with it.
+            del future
+        logger.info("%s:%s loaded, verified and warm in %.1f s", name, version, time.monotonic() - started)
+        if self._slots.get(name) is slot and slot.wanted == version:
+            self._swap(slot, model)
+            self._note_ready()
         else:
-            started = time.monotonic()
-            try:
-                path = await asyncio.to_thread(self._registry.path, name, version)
-                model = await asyncio.to_thread(load, path, self._executor, self.plan, self._metrics, self._device)
-            except (ModelLoadError, ContractError, DeviceLostError, OutOfMemoryError) as err:
-                self._fail(slot, f"{name}:{version}", str(err))
-                return
-            except Exception:
-                # A name that breaks in a way nobody thought of must not keep the others from being followed.
-                logger.exception("%s:%s could not be loaded", name, version)
-                self._fail(slot, f"{name}:{version}", "it could not be loaded; the log has the reason")
-                return
-            logger.info("%s:%s loaded, verified and warm in %.1f s", name, version, time.monotonic() - started)
-        self._swap(slot, model)
+            logger.info("%s:%s is no longer what is wanted, and does not take over", name, version)
         del model
         await asyncio.to_thread(give_back)
 
-    def _fail(self, slot: Slot, reference: str, reason: str) -> None:
-        slot.failure = Failure(slot.wanted, reason, time.monotonic() + RETRY_S)
+    def _load(self, name: str, version: int) -> LiveModel:
+        path = self._registry.path(name, version)
+        return load(path, self._executor, self.plan, self._metrics, self._device)
+
+    def _fail(self, slot: Slot, name: str, version: int, reason: str) -> None:
+        slot.failure = Failure(version, reason, time.monotonic() + RETRY_S)
         self._metrics.model_swaps.labels("failed").inc()
-        logger.error("%s may not serve: %s", reference, reason)
+        logger.error("%s:%s may not serve: %s", name, version, reason)
 
     def _swap(self, slot: Slot, model: LiveModel) -> None:
         # A request holds the version that it began with, so what is let go of here lives until it is answered.

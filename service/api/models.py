@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from models.errors import ContractError
+from models.errors import ContractError, UnreachableError
 from models.manifest import summary
 from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
 from service.api.promotion import etag
@@ -99,6 +99,8 @@ def models_router(engine: EngineRef) -> APIRouter:
             try:
                 cards[version] = here.registry.manifest(name, version), here.registry.confidence(name, version)
                 details.append(VersionSummary(**summary(*cards[version])))
+            except UnreachableError:
+                raise
             except ContractError as err:
                 unreadable[version] = str(err).splitlines()[0]
         shown, confidence = cards.get(fields["serving"]) or next(iter(cards.values()), (None, None))
@@ -120,6 +122,8 @@ def _summary(engine: Engine, name: str) -> dict[str, Any]:
     try:
         aliases = engine.registry.aliases(name)
         production, candidate, problem = aliases.production, aliases.candidate, slot.problem if slot else None
+    except UnreachableError:
+        raise
     except ContractError:
         production, candidate, problem = None, None, "the aliases cannot be read"
     serving = slot.current.manifest.version if slot and slot.current else None

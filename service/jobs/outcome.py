@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.trainer import EXIT_CHECKPOINTED, EXIT_DEFECT, EXIT_INPUT, EXIT_MEMORY, EXIT_SPACE, UNREACHABLE
+from models.trainer import (
+    EXIT_CHECKPOINTED,
+    EXIT_DEFECT,
+    EXIT_INPUT,
+    EXIT_MEMORY,
+    EXIT_SPACE,
+    EXIT_UNREACHABLE,
+    UNREACHABLE,
+)
 
 if TYPE_CHECKING:
     from service.jobs.folder import Event, JobFolder
@@ -27,6 +35,11 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class Unreachable:
+    """The registry was away for longer than it waits; what it had learnt is in a checkpoint."""
+
+
+@dataclass(frozen=True)
 class Failed:
     """It said why it cannot do what was asked."""
 
@@ -41,7 +54,7 @@ class Died:
     last_words: str
 
 
-Outcome = Fitted | Stopped | Failed | Died
+Outcome = Fitted | Stopped | Unreachable | Failed | Died
 
 
 def outcome_of_fit(folder: JobFolder, exit_code: int | None) -> Outcome:
@@ -58,6 +71,8 @@ def outcome_of_fit(folder: JobFolder, exit_code: int | None) -> Outcome:
         return outcome
     if exit_code == EXIT_CHECKPOINTED:
         return Stopped()
+    if exit_code == EXIT_UNREACHABLE:
+        return Unreachable()
     words = last_words(folder)
     code = _CODES.get(exit_code or 0)
     return Died(words) if code is None else Failed(code, words)
@@ -71,8 +86,7 @@ def _outcome(event: Event, before: Outcome | None) -> Outcome | None:
         case "stopped":
             return Stopped()
         case "failed" if fields.get("code") == UNREACHABLE:
-            # As if it had died: what it trained is in its checkpoint, and another attempt may reach it.
-            return None
+            return Unreachable()
         case "failed":
             return Failed(str(fields.get("code", "internal")), str(fields.get("error", "")))
         case "state" if fields.get("state") == "preparing":

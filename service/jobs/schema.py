@@ -31,12 +31,12 @@ FINAL: tuple[JobState, ...] = ("succeeded", "rejected", "failed", "cancelled", "
 # From the first of these on a cancellation comes too late: the alias moves, or has moved.
 COMMITTED: tuple[JobState, ...] = ("publishing", *FINAL)
 # Every job may fail, be cancelled, run out of time, or be interrupted (and so queued again), until it is committed. A device
-# is given by a claim alone, so no move leads from waiting to having one.
+# is given by a claim alone, so no move leads from waiting to having one. Whose registry went away while it ran keeps its device.
 _ENDS: tuple[JobState, ...] = ("failed", "cancelled", "timed_out")
 MOVES: dict[JobState, frozenset[JobState]] = {
     "queued": frozenset(_ENDS),
     "preparing": frozenset({"running", "queued", *_ENDS}),
-    "running": frozenset({"evaluating", "queued", *_ENDS}),
+    "running": frozenset({"evaluating", "preparing", "queued", *_ENDS}),
     "evaluating": frozenset({"publishing", "succeeded", "rejected", "queued", *_ENDS}),
     "publishing": frozenset({"succeeded", "evaluating", "failed"}),
     **{state: frozenset() for state in FINAL},

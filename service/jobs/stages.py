@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from models.errors import ConflictError, ContractError, UnreachableError
 from models.trainer import EXIT_CHECKPOINTED, EXIT_UNREACHABLE
-from service.jobs.outcome import Died, Failed, Fitted, Outcome, Stopped, last_words
+from service.jobs.outcome import Died, Failed, Fitted, Outcome, Stopped, Unreachable, last_words
 
 if TYPE_CHECKING:
     from models.gate_report import GateReport
@@ -21,8 +21,9 @@ _OVER = {
     "no_heartbeat": "the trainer had not been heard of for longer than it may be silent",
 }
 _NO_MEMORY = "the system ended the trainer, which used more memory than there is"
-# Nobody saw it, or a signal, the checkpoint that a signal asks for, or a registry that went away: it was ended, and did not end.
-_FROM_OUTSIDE = {None, EXIT_CHECKPOINTED, EXIT_UNREACHABLE, -signal.SIGKILL, -signal.SIGTERM}
+_AWAY = "the registry could not be reached; going on as soon as it can"
+# Nobody saw it, or a signal, or the checkpoint that a signal asks for: it was ended, and did not end.
+_FROM_OUTSIDE = {None, EXIT_CHECKPOINTED, -signal.SIGKILL, -signal.SIGTERM}
 
 
 def after_fit(desk: Desk, job: Job, outcome: Outcome, over: str | None, *, is_memory: bool, is_last: bool) -> None:
@@ -48,6 +49,9 @@ def after_fit(desk: Desk, job: Job, outcome: Outcome, over: str | None, *, is_me
     elif isinstance(outcome, Stopped):
         # In good order, and so no attempt that failed.
         desk.move(job, "queued", attempt=job.attempt - 1)
+    elif isinstance(outcome, Unreachable):
+        # The same attempt goes on, with what is left of its time.
+        desk.move(job, "preparing", process=None, reason=_AWAY)
     elif is_memory:
         desk.end(job, "failed", "out_of_memory", _NO_MEMORY)
     elif is_last:
@@ -71,6 +75,8 @@ def after_gate(desk: Desk, job: Job, over: str | None, code: int | None, *, is_m
             desk.end(job, "timed_out", over, _OVER[over])
         elif is_memory:
             desk.end(job, "failed", "out_of_memory", _NO_MEMORY)
+        elif code == EXIT_UNREACHABLE:
+            desk.move(job, "evaluating", process=None, reason=_AWAY)
         elif code in _FROM_OUTSIDE:
             # It costs seconds to ask again.
             desk.move(job, "evaluating", process=None)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.errors import ContractError, UnreachableError
+from models.trainer import EXIT_UNREACHABLE
 from service.errors import ServiceError
 from service.jobs.commands import fit_arguments, gate_arguments
-from service.jobs.outcome import Died, Fitted, outcome_of_fit
+from service.jobs.outcome import Died, Fitted, Unreachable, outcome_of_fit
 from service.jobs.process import find_process, is_running, kill_group, try_lock
 from service.jobs.schema import ACTIVE
 from service.jobs.stages import after_fit, after_gate, publish
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from service.jobs.desk import Desk
+    from service.jobs.outcome import Outcome
     from service.jobs.schema import Job, JobState, Process
     from service.jobs.trainer import Trainer
     from service.jobs.watch import Patience
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("candor.jobs")
 # A trainer that must end because the supervisor does may take this long over its checkpoint.
 CHECKPOINT_S = 25.0
+# Between the end of a trainer that waited two minutes for the registry, and its next start: that costs seconds of processor time.
+AWAY_S = 60.0
 # Jobs that others than this supervisor may have ended since it last looked.
 _RECENT = 50
 _LOOK_S = 0.1
@@ -78,6 +82,8 @@ class Supervisor:
         self._locate = locate
         self._watch = Watch(rules.patience)
         self._gates: Counter[str] = Counter()
+        # Jobs whose registry is away, and when their process is started again; the next supervisor does not wait.
+        self._again_at: dict[str, float] = {}
         # How many jobs had ended when it was last tidied up behind them.
         self._tidied = -1
 
@@ -118,20 +124,30 @@ class Supervisor:
             if job is None or lock is None:
                 return
             self._desk.tell(job)
-            folder = self._desk.folder(job)
-            try:
-                data = [self._locate(reference) for reference in job.spec.dataset]
-                folder.make(job.spec.recipe)
-            except ServiceError as err:
-                self._desk.end(job, "failed", err.code, str(err))
-            except OSError as err:
-                self._desk.end(job, "failed", "no_space", f"the job's folder cannot be written: {err.strerror}")
-            except Exception as err:
-                # Claimed again it would go wrong again, before all that wait behind it.
-                logger.exception("job %s cannot be begun", job.id)
-                self._desk.end(job, "failed", "invalid_dataset" if isinstance(err, ContractError) else "internal", str(err))
-            else:
-                self._start(job, "running", fit_arguments(job, folder, data), lock)
+            self._fit(job, lock)
+
+    def _fit(self, job: Job, lock: int) -> None:
+        """Start the trainer, which goes on where an earlier one stopped."""
+        folder = self._desk.folder(job)
+        try:
+            data = [self._locate(reference) for reference in job.spec.dataset]
+            folder.make(job.spec.recipe)
+        except ServiceError as err:
+            self._desk.end(job, "failed", err.code, str(err))
+        except OSError as err:
+            self._desk.end(job, "failed", "no_space", f"the job's folder cannot be written: {err.strerror}")
+        except Exception as err:
+            # Claimed again it would go wrong again, before all that wait behind it.
+            logger.exception("job %s cannot be begun", job.id)
+            self._desk.end(job, "failed", "invalid_dataset" if isinstance(err, ContractError) else "internal", str(err))
+        else:
+            self._start(job, "running", fit_arguments(job, folder, data), lock)
+
+    def _fit_again(self, job: Job) -> None:
+        """Start the trainer on the device that the job has kept, as soon as the last one's processes have let go of it."""
+        with _Lock(self._locks, job.device or 0) as lock:
+            if lock is not None:
+                self._fit(job, lock)
 
     def _evaluate(self, job: Job) -> None:
         """Start the gate, as soon as the trainer's last process has let go of the device."""
@@ -152,7 +168,7 @@ class Supervisor:
         except OSError as err:
             self._desk.end(job, "failed", "internal", f"the trainer cannot be started: {err.strerror or err}")
             return
-        if self._desk.move(job, state, process=process) is None:
+        if self._desk.move(job, state, process=process, reason=None) is None:
             kill_group(process)
 
     def _go_on(self, job: Job) -> None:
@@ -168,6 +184,10 @@ class Supervisor:
             self._desk.move(job, "running", process=found)
         elif job.is_cancelling:
             self._desk.end(job, "cancelled", "cancelled", "cancelled while nothing ran")
+        elif time.monotonic() < self._again_at.get(job.id, 0.0):
+            return
+        elif job.state == "preparing" and job.id in self._again_at:
+            self._fit_again(job)
         elif job.state != "evaluating":
             self._desk.move(job, "queued", attempt=job.attempt - 1)
         elif self._gates[job.id] < self._rules.attempts:
@@ -179,17 +199,27 @@ class Supervisor:
     def _ended(self, job: Job, process: Process) -> None:
         # Those that it started may be alive, and hold the device.
         kill_group(process)
-        over = self._watch.over(job)
-        is_memory = self._trainer.was_out_of_memory(process)
+        code, is_memory = self._trainer.exit_code(process), self._trainer.was_out_of_memory(process)
+        self._again_at.pop(job.id, None)
         if job.state == "evaluating":
-            after_gate(self._desk, job, over, self._trainer.exit_code(process), is_memory=is_memory)
-        else:
-            is_last = job.attempt >= self._rules.attempts
-            outcome = outcome_of_fit(self._desk.folder(job), self._trainer.exit_code(process))
-            if isinstance(outcome, Died) and (version := self._desk.registry.find_run(job.spec.model, job.id)) is not None:
-                # It published, and could not say so.
-                outcome = Fitted(version)
-            after_fit(self._desk, job, outcome, over, is_memory=is_memory, is_last=is_last)
+            if code == EXIT_UNREACHABLE:
+                self._gates[job.id] -= 1
+                self._again_at[job.id] = time.monotonic() + AWAY_S
+            after_gate(self._desk, job, self._watch.over(job), code, is_memory=is_memory)
+            return
+        # First: it asks the registry, and where that is away the end is looked at again, with all that is known of it.
+        outcome = self._outcome(job, code)
+        if isinstance(outcome, Unreachable):
+            self._again_at[job.id] = time.monotonic() + AWAY_S
+        is_last = job.attempt >= self._rules.attempts
+        after_fit(self._desk, job, outcome, self._watch.over(job), is_memory=is_memory, is_last=is_last)
+
+    def _outcome(self, job: Job, code: int | None) -> Outcome:
+        outcome = outcome_of_fit(self._desk.folder(job), code)
+        if isinstance(outcome, Died) and (version := self._desk.registry.find_run(job.spec.model, job.id)) is not None:
+            # It published, and could not say so.
+            return Fitted(version)
+        return outcome
 
     def _runs(self, process: Process) -> bool:
         # Asked first: it takes leave of a child that has ended, which would be seen as running otherwise.

@@ -34,14 +34,3 @@ def test_a_candidate_waits_for_its_promotion_until_the_store_is_back(tmp_path: P
         done = shop.finish(job)
         assert (done.state, done.version, done.is_promoted) == ("succeeded", 1, True)
         assert open_registry(bucket.url, tmp_path / "another").resolve("birds") == ("birds", 1)
-
-
-def test_a_trainer_that_could_not_reach_the_store_is_begun_again_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRAINER_FAULT", "unreachable once")
-    with s3() as bucket, workshop(tmp_path, place=bucket.url) as shop:
-        job = shop.finish(shop.submit())
-        assert (job.state, job.version, job.attempt, job.is_promoted) == ("succeeded", 1, 2, True)
-        epochs = [event.fields["epoch"] for event in shop.folder(job).read() if event.kind == "epoch"]
-        assert epochs == [1, 2, 3, 4], "none was trained twice"

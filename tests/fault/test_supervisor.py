@@ -351,6 +351,62 @@ def test_orderly_end_keeps_what_was_learnt_and_is_no_attempt(tmp_path: Path, mon
         assert epochs(shop, job) == [1, 2, 3, 4]
 
 
+def test_a_registry_that_is_away_is_no_attempt_and_what_was_learnt_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINER_FAULT", "unreachable")
+    monkeypatch.setattr("service.jobs.supervisor.AWAY_S", 0.5)
+    with workshop(tmp_path, attempts=1) as shop:
+        job = shop.submit()
+        shop.step_until(lambda: "could not be reached" in (shop.job(job).reason or ""))
+        waiting = shop.job(job)
+        assert (waiting.state, waiting.process, waiting.device) == ("preparing", None, 0)
+        job = shop.finish(job)
+        assert (job.state, job.attempt, job.version, job.is_promoted) == ("succeeded", 1, 1, True)
+        assert shop.states(job) == [*["preparing", "running"] * 4, *WHOLE[2:]]
+        assert epochs(shop, job) == [1, 2, 3, 4], "none was trained twice"
+        told = [event.fields for event in shop.folder(job).read() if event.kind in {"failed", "plan"}]
+        assert [event["event"] for event in told] == ["plan", *["failed", "plan"] * 3]
+        assert all(after["time"] - before["time"] > 0.5 for before, after in zip(told[1::2], told[2::2], strict=True))
+
+
+def test_a_job_waits_for_its_registry_until_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINER_FAULT", "unreachable always")
+    monkeypatch.setattr("service.jobs.supervisor.AWAY_S", 0.1)
+    with workshop(tmp_path, deadline_s=3) as shop:
+        job = shop.finish(shop.submit())
+        assert (job.state, job.code, job.attempt) == ("timed_out", "deadline", 1)
+        assert (tmp_path / "unreached").stat().st_size > 1
+
+
+def test_a_job_whose_registry_is_away_can_be_cancelled_and_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINER_FAULT", "unreachable always")
+    with workshop(tmp_path) as shop:
+        cancelled = shop.submit()
+        shop.step_until(lambda: "could not be reached" in (shop.job(cancelled).reason or ""))
+        shop.store.cancel(cancelled.id)
+        shop.supervisor.step()
+        assert shop.job(cancelled).state == "cancelled"
+        job = shop.submit("two")
+        shop.step_until(lambda: "could not be reached" in (shop.job(job).reason or ""))
+        shop.supervisor.stop()
+        monkeypatch.delenv("TRAINER_FAULT")
+        ended = shop.again().finish(job)
+        assert (ended.state, ended.attempt) == ("succeeded", 1)
+        assert epochs(shop, job) == [1, 2, 3, 4]
+
+
+def test_a_gate_that_cannot_reach_the_registry_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINER_FAULT", "gate unreachable")
+    monkeypatch.setattr("service.jobs.supervisor.AWAY_S", 0.5)
+    with workshop(tmp_path, attempts=1) as shop:
+        job = shop.submit()
+        shop.step_until(lambda: "could not be reached" in (shop.job(job).reason or ""))
+        away = time.monotonic()
+        assert shop.job(job).state == "evaluating"
+        job = shop.finish(job)
+        assert (job.state, job.is_promoted) == ("succeeded", True)
+        assert time.monotonic() - away > 1.2
+
+
 def test_jobs_that_ended_are_forgotten_in_order(tmp_path: Path) -> None:
     with workshop(tmp_path) as shop:
         jobs = [shop.finish(shop.submit(str(number))) for number in range(3)]

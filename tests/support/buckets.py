@@ -50,6 +50,31 @@ class Bucket:
             self._server.stop()
             self._server = None
 
+    @contextmanager
+    def trickling(self, path: str) -> Iterator[None]:
+        """An object below `path` comes at a byte a second until this ends; all others come as ever."""
+        assert self._server is not None
+        server, let_go = self._server._server, threading.Event()
+        application = server.app
+
+        def answer(environ: dict[str, Any], start: Any) -> Any:
+            parts = application(environ, start)
+            return trickle(b"".join(parts)) if path in environ["PATH_INFO"] else parts
+
+        def trickle(body: bytes) -> Iterator[bytes]:
+            sent = 0
+            while sent < len(body) and not let_go.wait(1):
+                yield body[sent : sent + 1]
+                sent += 1
+            yield body[sent:]
+
+        server.app = answer
+        try:
+            yield
+        finally:
+            server.app = application
+            let_go.set()
+
     @property
     def client(self) -> Any:
         return boto3.client(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -280,6 +281,99 @@ def test_rollback_is_a_change_of_reference(registry: Registry, tmp_path: Path, p
         shown = [line for line in metrics.render().decode().splitlines() if line.startswith("candor_model_info{")]
         assert len(shown) == 1
         assert 'version="1"' in shown[0]
+
+    asyncio.run(scenario())
+
+
+class Slow(Registry):
+    """Version 2 of `colours` comes when it is let go."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.let_go, self.asked = threading.Event(), 0
+
+    def path(self, name: str, version: int) -> Path:
+        if (name, version) == ("colours", 2):
+            self.asked += 1
+            assert self.let_go.wait(30)
+        return super().path(name, version)
+
+
+async def until_brought(slots: Slots) -> None:
+    await asyncio.wait_for(asyncio.gather(*slots._bringing.values()), 30)
+
+
+def test_version_that_takes_long_to_come_holds_up_no_other_name(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    async def scenario() -> None:
+        slow = Slow(registry.root)
+        for name in ("colours", "others"):
+            publish_colours(registry, tmp_path / "work", name=name)
+            publish_colours(registry, tmp_path / "work", name=name, gain=6.0)
+        slots, _ = make_slots(slow, pool)
+        await slots.refresh()
+        registry.promote("colours", 2)
+        await slots._look()
+        slots._read_at -= 100
+        registry.promote("others", 2)
+        for _ in range(500):
+            await slots._look()
+            await asyncio.sleep(0.02)
+            if slots.get("others").manifest.version == 2:
+                break
+        registry.rollback("others")
+        await slots._look()
+        assert (slots.get("others").manifest.version, slots.get("colours").manifest.version) == (1, 1)
+        assert slots.registry_age_s() < 50
+        slow.let_go.set()
+        await until_brought(slots)
+        assert (slots.get("colours").manifest.version, slow.asked) == (2, 1)
+
+    asyncio.run(scenario())
+
+
+def test_version_that_is_rolled_back_while_it_comes_does_not_take_over(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    async def scenario() -> None:
+        slow = Slow(registry.root)
+        publish_colours(registry, tmp_path / "work")
+        publish_colours(registry, tmp_path / "work", gain=6.0)
+        slots, _ = make_slots(slow, pool)
+        await slots.refresh()
+        registry.promote("colours", 2)
+        await slots._look()
+        registry.rollback("colours")
+        await slots._look()
+        slow.let_go.set()
+        await until_brought(slots)
+        assert [model.manifest.version for model in slots.slot("colours").loaded()] == [1]  # type: ignore[union-attr]
+
+    asyncio.run(scenario())
+
+
+def test_ready_as_soon_as_the_last_production_model_has_come_and_an_end_waits_for_none(
+    registry: Registry, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    async def scenario() -> None:
+        slow = Slow(registry.root)
+        publish_colours(registry, tmp_path / "work", name="others")
+        for gain in (12.0, 6.0):
+            publish_colours(registry, tmp_path / "work", gain=gain)
+        registry.promote("colours", 2)
+        slots, _ = make_slots(slow, pool)
+        await slots._look()
+        await asyncio.wait_for(slots._bringing["others"], 30)
+        assert slots.get("others").manifest.version == 1
+        assert not slots.is_ready
+        leaving, _ = make_slots(slow, pool)
+        await leaving._look()
+        await asyncio.wait_for(leaving.close(), 5)
+        assert leaving.is_loading
+        slow.let_go.set()
+        await until_brought(slots)
+        assert slots.is_ready
 
     asyncio.run(scenario())
 
