@@ -106,6 +106,9 @@ class ObjectRegistry(Registry):
     def path(self, name: str, version: int) -> Path:
         """A version's folder in the mirror; brought there, and verified, if it was not there.
 
+        What is in the mirror leaves it only where a listing, too, says that it is gone: where the bucket is missing, or a proxy
+        answers for it, a 404 comes for every object.
+
         Raises:
             UnknownModelError: If there is none.
             ArtifactError: If what came is not what the manifest says.
@@ -113,14 +116,17 @@ class ObjectRegistry(Registry):
         check_name(name)
         try:
             manifest = self._store.read(_manifest(name, version))
+            left = self._store.files(_folder(name, version)) if manifest is None else {}
         except UnreachableError:
             if (mirrored := self._mirror.find(name, version)) is None:
                 raise
             return mirrored
-        if manifest is None:
-            self._mirror.drop(name, version)
-            raise UnknownModelError(self._unknown(name, version))
-        return self._mirror.bring(name, version, manifest)
+        if manifest is not None:
+            return self._mirror.bring(name, version, manifest)
+        if left and DELETED not in left and (mirrored := self._mirror.find(name, version)) is not None:
+            return mirrored
+        self._mirror.drop(name, version)
+        raise UnknownModelError(self._unknown(name, version))
 
     def require(self, name: str, version: int) -> None:
         """See `Registry`; brings nothing here."""

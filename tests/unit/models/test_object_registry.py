@@ -336,6 +336,27 @@ def test_a_version_whose_manifest_is_gone_is_gone_from_every_mirror(shelf: Shelf
     assert not path.exists()
 
 
+def test_a_bucket_that_is_missing_takes_nothing_from_the_mirror(away: Shelf) -> None:
+    away.publish(away.machine("a"))
+    path = away.machine("b").path("birds", 1)
+    away.bucket.remove()
+    try:
+        assert away.machine("b").path("birds", 1) == path
+        assert verify(path).version == 1
+        with pytest.raises(UnreachableError):
+            away.machine("never-seen").path("birds", 1)
+    finally:
+        away.bucket.client.create_bucket(Bucket=away.bucket.name)
+
+
+def test_a_manifest_that_cannot_be_found_beside_its_files_takes_nothing_from_the_mirror(shelf: Shelf) -> None:
+    shelf.publish(shelf.machine("a"))
+    path = shelf.machine("b").path("birds", 1)
+    shelf.delete("birds/versions/1/manifest.json")
+    assert shelf.machine("b").path("birds", 1) == path
+    assert verify(path).version == 1
+
+
 def test_a_number_that_holds_another_version_than_the_mirror_is_read_anew(shelf: Shelf) -> None:
     registry = shelf.machine("a")
     shelf.publish(registry)
