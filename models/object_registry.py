@@ -167,13 +167,13 @@ class ObjectRegistry(Registry):
         """What the aliases of `name` pointed to from an epoch on; None where it has not come.
 
         Raises:
-            RegistryError: If it is not valid.
+            RegistryError: If it is not valid, or a copy of another epoch's.
         """
         path = f"{name}/aliases/{epoch}.json"
         data = self._store.read(path)
         if data is None:
             return None
-        found = moves.parse(data, f"{self.place}/{path}")
+        found = moves.parse(data, f"{self.place}/{path}", epoch)
         self._mirror.write_alias(path, data)
         return found
 

@@ -16,7 +16,15 @@ from models import following, object_registry
 from models.__main__ import main
 from models.artifact import Artifact, verify
 from models.dataset import scan
-from models.errors import ArtifactError, ConflictError, InUseError, SettingsError, UnknownModelError, UnreachableError
+from models.errors import (
+    ArtifactError,
+    ConflictError,
+    InUseError,
+    RegistryError,
+    SettingsError,
+    UnknownModelError,
+    UnreachableError,
+)
 from models.gate_report import GateReport
 from models.holdout import Holdout
 from models.mirror import KEPT
@@ -528,6 +536,17 @@ def test_a_follower_finds_new_names_and_what_was_put_back_from_a_backup(shelf: S
     shelf.delete("birds/aliases/2.json")
     registry.publish(write_files(registry.root / "source"), make_manifest(name="owls"))
     assert {name: follower.aliases(name).production for name in follower.names()} == {"birds": 1, "owls": 1}
+
+
+def test_an_epoch_that_is_a_copy_of_another_is_refused_and_not_followed_for_ever(shelf: Shelf) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    follower = shelf.machine("b").follower()
+    assert [follower.aliases(name).epoch for name in follower.names()] == [1]
+    shelf.put("birds/aliases/2.json", shelf.get("birds/aliases/1.json"))
+    for look in (lambda: follower.aliases("birds"), lambda: registry.current("birds"), lambda: registry.promote("birds", 1)):
+        with pytest.raises(RegistryError, match=r"birds/aliases/2\.json is not valid: it says epoch 1, expected 2"):
+            look()
 
 
 def test_who_starts_while_the_store_is_away_serves_production_or_the_newest_before_it_that_is_here(away: Shelf) -> None:

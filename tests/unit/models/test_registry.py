@@ -427,6 +427,14 @@ def test_an_alias_file_that_is_not_valid_is_refused_by_path(registry: Registry) 
     assert registry.resolve("birds:1") == ("birds", 1), "a version asked for by number needs no alias"
 
 
+def test_an_alias_file_that_is_a_copy_of_another_epoch_is_refused(registry: Registry) -> None:
+    publish(registry)
+    file = registry.root / "birds" / "aliases" / "2.json"
+    shutil.copy(file.with_name("1.json"), file)
+    with pytest.raises(RegistryError, match=r"2\.json is not valid: it says epoch 1, expected 2; copy it from a backup"):
+        registry.aliases("birds")
+
+
 # --- the candidate, runs, and who looked before
 
 
