@@ -225,15 +225,19 @@ class ObjectRegistry(Registry):
         """See `Registry`: what was begun more than a day ago, and what a deletion left."""
         for folder in (self.home(name), self.home(name) / HOLDOUT):
             sweep(folder)
-        long_ago = datetime.now(UTC) - STALE
+        long_ago, buried = datetime.now(UTC) - STALE, {}
         for number in self._numbers(name):
             files = self._store.files(_folder(name, number))
             if MANIFEST in files:
                 if DELETED in files and files[DELETED] < long_ago:
                     # Whoever was about to delete it never did.
                     self._store.remove([_buried(name, number)])
-            elif DELETED in files or max(files.values()) < long_ago:
+            elif DELETED in files:
+                if len(files) > 1:
+                    buried[number] = retention.is_complete(self._store.read(_buried(name, number)) or b"", files)
+            elif max(files.values()) < long_ago:
                 self._remove_files(name, number)
+        retention.finish(self, name, buried)
 
     def write_gate(self, report: GateReport) -> None:
         """See `Registry`."""

@@ -290,8 +290,8 @@ class Registry:
         retention.empty(self.home(name) / "versions" / str(version))
 
     def sweep(self, name: str) -> None:
-        """Remove what dead processes left behind."""
-        retention.sweep_folder(self.home(name))
+        """Remove what dead processes left behind; a version that was to be deleted and that an alias names comes back."""
+        retention.sweep_folder(self, name)
 
     def note(self, name: str, seen: Aliases, action: str) -> Aliases:
         """Write into the history that something was done, having looked at `seen`; the aliases point where they did.

@@ -146,6 +146,39 @@ def test_pruning_removes_what_dead_processes_left_and_nothing_that_is_being_made
     assert [path.name for path in half.iterdir()] == ["deleted.json"]
 
 
+@either
+@pytest.mark.parametrize(
+    ("version", "left"), [(3, [1, 2, 3, 4, 5]), (4, [1, 2, 3, 4, 5]), (5, [1, 2, 3, 4, 5]), (2, [1, 3, 4, 5])]
+)
+def test_a_deletion_that_broke_off_is_taken_back_where_an_alias_names_it_by_now(
+    registry: Registry, version: int, left: list[int]
+) -> None:
+    registry.bury("birds", version)
+    assert version not in registry.versions("birds")
+    assert registry.prune("birds", 9) == []
+    assert registry.versions("birds") == left
+    if version in left:
+        assert verify(registry.path("birds", version)).version == version
+    else:
+        assert registry.aliases("birds").action == "delete 2"
+    epoch = registry.aliases("birds").epoch
+    registry.prune("birds", 9)
+    assert registry.aliases("birds").epoch == epoch, "what has ended is not noted again"
+
+
+@either
+def test_a_version_that_was_deleted_does_not_come_back_as_what_a_rollback_would_go_to(registry: Registry) -> None:
+    """Of what was in production before, a deleted version is still on record."""
+    registry.rollback("birds")
+    registry.delete("birds", 4)
+    registry.promote("birds", 5)
+    registry.promote("birds", 1)
+    registry.delete("birds", 3)
+    registry.rollback("birds")
+    registry.prune("birds", 9)
+    assert registry.versions("birds") == [1, 2, 5]
+
+
 # --- copy
 
 
