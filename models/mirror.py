@@ -85,10 +85,18 @@ class Mirror:
 
     def write(self, path: str, data: bytes) -> None:
         """Keep an object; where the disk is full it is only not kept."""
-        file = self._root / path
         with contextlib.suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            artifact.write_synced(file, data)
+            self.write_surely(path, data)
+
+    def write_surely(self, path: str, data: bytes) -> None:
+        """Keep an object that is read from here and from nowhere else.
+
+        Raises:
+            OSError: If that is not possible.
+        """
+        file = self._root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        artifact.write_synced(file, data)
 
     def write_alias(self, path: str, data: bytes) -> None:
         """Keep what the aliases of a name point to now, in place of what they pointed to."""

@@ -255,13 +255,17 @@ class ObjectRegistry(Registry):
         return None if data is None else GateReport.parse(data)
 
     def holdout(self, name: str) -> Path:
-        """See `Registry`. Never of the mirror alone: what nobody may learn from has to be known for certain."""
+        """See `Registry`. Never of the mirror alone: what nobody may learn from has to be known for certain.
+
+        Raises:
+            OSError: If it cannot be written here, so that an older one would count.
+        """
         home, path = super().holdout(name), f"{name}/{HOLDOUT}"
         pointer = self._store.read(f"{path}/{POINTER}")
         if pointer is None:
             (home / POINTER).unlink(missing_ok=True)
             return home
-        self._mirror.write(f"{path}/{POINTER}", pointer)
+        self._mirror.write_surely(f"{path}/{POINTER}", pointer)
         sha256 = _set_of(pointer)
         if sha256 is not None and not (home / sha256 / INDEX).is_file():
             self._mirror.bring_all(f"{path}/{sha256}")

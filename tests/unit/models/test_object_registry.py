@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import threading
 import time
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from models import following, object_registry
+from models import artifact, following, object_registry
 from models.__main__ import main
 from models.artifact import Artifact, verify
 from models.dataset import scan
@@ -589,6 +591,26 @@ def test_a_held_out_set_is_the_same_on_every_machine(away: Shelf, tmp_path: Path
     away.bucket.stop()
     with pytest.raises(UnreachableError):
         Holdout.read(away.machine("a"), "birds")
+
+
+def test_a_pointer_to_held_out_images_that_cannot_be_kept_is_an_error_and_not_an_older_one(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk a trainer would learn from what was held out since."""
+    registry = shelf.machine("a")
+    Holdout.fix(registry, "birds", scan(write_colours(tmp_path / "data", {"train": 2, "test": 3}), Recipe()))
+    shelf.publish(registry)
+    other = shelf.machine("b")
+    assert Holdout.read(other, "birds") is not None
+    Holdout.replace(registry, "birds", scan(write_colours(tmp_path / "new", {"train": 1, "test": 4}), Recipe()))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "write_synced", full)
+        with pytest.raises(OSError, match="No space left"):
+            Holdout.read(other, "birds")
 
 
 def test_what_the_gate_said_is_read_on_another_machine(shelf: Shelf) -> None:
