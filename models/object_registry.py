@@ -85,14 +85,18 @@ class ObjectRegistry(Registry):
         if not re.fullmatch(NAME_PATTERN, name):
             return []
         try:
-            numbers = self._numbers(name)
-            with ThreadPoolExecutor(_TOGETHER) as pool:
-                are_whole = pool.map(lambda number: self._store.exists(_manifest(name, number)), numbers)
-                return [number for number, is_whole in zip(numbers, are_whole, strict=True) if is_whole]
+            return self.present(name)
         except UnreachableError:
             if not (mirrored := self._mirrored.versions(name)):
                 raise
             return mirrored
+
+    def present(self, name: str) -> list[int]:
+        """As `versions`, by the store and nobody else."""
+        numbers = self._numbers(check_name(name))
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            are_whole = pool.map(lambda number: self._store.exists(_manifest(name, number)), numbers)
+            return [number for number, is_whole in zip(numbers, are_whole, strict=True) if is_whole]
 
     def has_version(self, name: str) -> bool:
         """See `Registry`; asks twice, or more where the newest is none."""

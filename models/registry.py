@@ -17,7 +17,7 @@ from models import aliases as moves
 from models import artifact, retention
 from models.aliases import FILE_MODE, FOLDER_MODE, HISTORY, Aliases
 from models.artifact import MANIFEST, read_manifest
-from models.errors import ConflictError, ContractError, NothingToRollBackError, RegistryError, UnknownModelError
+from models.errors import ConflictError, ContractError, NothingToRollBackError, RegistryError, UnknownModelError, UnreachableError
 from models.following import FolderFollower
 from models.gate_report import GateReport
 from models.manifest import NAME_PATTERN, Manifest, check_name
@@ -68,6 +68,10 @@ class Registry:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return sorted(int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal() and _is_whole(entry.path))
         return []
+
+    def present(self, name: str) -> list[int]:
+        """As `versions`, for who is about to write."""
+        return self.versions(name)
 
     def has_version(self, name: str) -> bool:
         """Whether there is a version of `name`."""
@@ -129,11 +133,19 @@ class Registry:
         return moves.read_epochs(self._aliases(name))
 
     def find_run(self, name: str, run: str) -> int | None:
-        """The newest version of `name` that the job `run` made; None where there is none. One that cannot be read is not it."""
-        for version in reversed(self.versions(name)):
-            with contextlib.suppress(ContractError):
+        """The newest version of `name` that the job `run` made; None where there is none. One that cannot be read is not it.
+
+        Raises:
+            UnreachableError: If nobody can tell now: the run would publish twice.
+        """
+        for version in reversed(self.present(name)):
+            try:
                 if self.manifest(name, version).run == run:
                     return version
+            except UnreachableError:
+                raise
+            except ContractError:
+                continue
         return None
 
     def resolve(self, reference: str) -> tuple[str, int]:
@@ -221,7 +233,7 @@ class Registry:
         if now.production is None:
             raise UnknownModelError(self._unknown(name, None))
         moves.require_epoch(name, now, expected_epoch)
-        after = now.rolled_back(self.versions(name))
+        after = now.rolled_back(self.present(name))
         if after is None:
             raise NothingToRollBackError(f"{name} has no production version before {now.production} to go back to")
         return self._append(name, after)

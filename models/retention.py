@@ -35,7 +35,7 @@ def delete(registry: Registry, name: str, version: int) -> None:
     while True:
         now = registry.current(name)
         registry.require(name, version)
-        role = now.role_of(version, registry.versions(name))
+        role = now.role_of(version, registry.present(name))
         if role is not None:
             raise InUseError(f"{name}:{version} is {role} and cannot be deleted; point that at another version first")
         registry.bury(name, version)
@@ -83,7 +83,7 @@ def finish(registry: Registry, name: str, buried: Mapping[int, bool]) -> None:
         buried: The versions that have more left than a tombstone, and whether all files of each are there.
     """
     now = registry.current(name)
-    present = registry.versions(name)
+    present = registry.present(name)
     for version, is_whole in buried.items():
         if is_whole and now.role_of(version, {*present, version}) is not None:
             registry.unbury(name, version)

@@ -458,6 +458,36 @@ def test_who_asks_after_a_failure_is_told_at_once_and_after_a_pause_one_asks_aga
     assert store.read("x") is None
 
 
+def test_whether_a_run_has_published_is_not_answered_by_a_mirror(away: Shelf, tmp_path: Path) -> None:
+    """A mirror has not what the run published from another machine, or just now: it would publish twice."""
+    source = write_files(tmp_path / "source")
+    away.publish(away.machine("a"))
+    away.machine("b").path("birds", 1)
+    away.machine("a").publish(source, make_manifest(run="job-1"))
+    assert away.machine("b").find_run("birds", "job-1") == 2
+    away.bucket.stop()
+    assert away.machine("b").versions("birds") == [1]
+    with pytest.raises(UnreachableError):
+        away.machine("b").find_run("birds", "job-1")
+
+
+def test_a_run_is_not_said_to_have_published_nothing_where_a_card_cannot_be_asked_for(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = shelf.machine("a")
+    registry.publish(write_files(tmp_path / "source"), make_manifest(run="job-1"))
+    other, read = shelf.machine("b"), ObjectStore.read
+
+    def gone(store: ObjectStore, path: str) -> bytes | None:
+        if path.endswith("manifest.json"):
+            raise UnreachableError("gone")
+        return read(store, path)
+
+    monkeypatch.setattr(ObjectStore, "read", gone)
+    with pytest.raises(UnreachableError):
+        other.find_run("birds", "job-1")
+
+
 def test_who_trains_waits_for_a_store_that_comes_back(away: Shelf, tmp_path: Path) -> None:
     away.bucket.stop()
     patient = open_registry(away.url, tmp_path / "trainer", is_patient=True)
