@@ -1,7 +1,7 @@
 """The copy on disk of what was read from an object store, in the layout of a registry in a folder.
 
 Owns how a version gets there: written beside, verified, renamed. Several processes may share it. What is not used any more
-leaves it, since it can be read again.
+leaves it, since it can be read again, unless an alias names it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from models import artifact
+from models import aliases, artifact
 from models.artifact import MANIFEST
-from models.errors import ArtifactError, ContractError
+from models.errors import ArtifactError, ContractError, RegistryError
 from models.manifest import Manifest
 from models.publishing import make_readable, numbers, rename, staging_in, sweep
 from models.staging import discard
@@ -142,12 +142,14 @@ class Mirror:
             rename(made, place)
 
     def _tidy(self, name: str) -> None:
-        """Let go of what was used longest ago."""
+        """Let go of what was used longest ago, but of nothing that an alias names: it is what there is to fall back on."""
         folder = self._root / name / "versions"
-        places = [folder / str(number) for number in numbers(folder)]
-        with contextlib.suppress(FileNotFoundError):
-            for place in sorted(places, key=lambda place: place.stat().st_mtime)[:-KEPT]:
-                discard(place, self._root / name)
+        present = numbers(folder)
+        with contextlib.suppress(FileNotFoundError, RegistryError):
+            now = aliases.read_newest(self._root / name / "aliases")
+            used = sorted(present, key=lambda version: (folder / str(version)).stat().st_mtime)
+            for version in sorted(used, key=lambda version: now.role_of(version, present) is not None)[:-KEPT]:
+                discard(folder / str(version), self._root / name)
 
     def _place(self, name: str, version: int) -> Path:
         return self._root / name / "versions" / str(version)

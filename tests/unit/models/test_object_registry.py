@@ -387,6 +387,13 @@ def test_a_mirror_keeps_what_was_used_last(shelf: Shelf, tmp_path: Path) -> None
     assert found == [1, *range(4, KEPT + 3)]
 
 
+def test_a_mirror_keeps_what_is_in_production_however_much_is_used_after_it(shelf: Shelf, tmp_path: Path) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry, KEPT + 2)
+    found = sorted(int(path.name) for path in (tmp_path / "a").glob("registry/*/birds/versions/*"))
+    assert found == [1, *range(4, KEPT + 3)]
+
+
 def test_threads_that_want_the_same_version_read_it_once(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.publish(shelf.machine("a"))
     other, read = shelf.machine("b"), []
