@@ -588,6 +588,26 @@ def test_an_epoch_that_is_a_copy_of_another_is_refused_and_not_followed_for_ever
             look()
 
 
+def test_a_prefix_that_was_emptied_is_a_store_that_is_away_until_something_is_there(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "ALL_S", 0.0)
+    registry = shelf.machine("a")
+    follower = shelf.machine("b").follower()
+    assert follower.names() == [], "nothing was ever there"
+    shelf.publish(registry)
+    assert follower.names() == ["birds"]
+    backup = {key: shelf.get(key) for key in shelf.objects()}
+    for key in backup:
+        shelf.delete(key)
+    for _ in range(2):
+        with pytest.raises(UnreachableError, match=f"{shelf.url} had models and is empty"):
+            follower.names()
+    for key, data in backup.items():
+        shelf.put(key, data)
+    assert [follower.aliases(name).production for name in follower.names()] == [1]
+
+
 def test_who_starts_while_the_store_is_away_serves_production_or_the_newest_before_it_that_is_here(away: Shelf) -> None:
     registry = away.machine("a")
     away.publish(registry, 3)
