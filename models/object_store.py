@@ -16,10 +16,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError
 from obstore.store import from_url
 
-from models.errors import ArtifactError, SettingsError, UnreachableError
+from models.errors import ArtifactError, RegistryError, SettingsError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,6 +42,8 @@ PAUSE_S = 2.0
 _TOGETHER = 8
 _CHUNK_BYTES = 2**20
 _PROBE = ".created-once"
+# In what the library says of a name with an empty part, or with `..` in it.
+_IN_QUOTES = re.compile(r'Path "([^"]*)"')
 _NO_CERTIFICATES = "the system has no certificates to know a server by; install ca-certificates, or set SSL_CERT_FILE"
 
 
@@ -126,7 +128,11 @@ class ObjectStore:
                 self._small.delete(path)
 
     def folders(self, path: str) -> list[str]:
-        """The names below `path` that have objects below them; one request for each thousand."""
+        """The names below `path` that have objects below them; one request for each thousand.
+
+        Raises:
+            RegistryError: If the name of one cannot be a path; so with `files`.
+        """
         with self._asking():
             found = self._small.list_with_delimiter(path or None)["common_prefixes"]
         return [name.rpartition("/")[2] for name in found]
@@ -182,6 +188,11 @@ class ObjectStore:
         except AlreadyExistsError:
             self._note(is_away=False)
             raise
+        except InvalidPathError as err:
+            self._note(is_away=False)
+            stranger = _IN_QUOTES.search(str(err))
+            what = f"an object named {stranger[1]}" if stranger else str(err).partition("\n")[0]
+            raise RegistryError(f"{self.url} has {what}, which cannot be a path; remove it with the store's own tools") from err
         except (BaseError, FileNotFoundError) as err:
             reason = str(err).partition("\n")[0].partition(": <?xml")[0]
             self._note(is_away=True, why=reason)

@@ -512,6 +512,18 @@ def test_a_wrong_bucket_is_said_by_name(bucket: Bucket, tmp_path: Path) -> None:
         open_registry("s3://no-such-bucket/registry", tmp_path).names()
 
 
+@pytest.mark.parametrize("key", ["birds/versions//model.onnx", "birds/versions/1//x", "birds/versions/1/../x"])
+def test_an_object_that_cannot_be_a_file_is_said_by_name_and_is_no_store_that_is_away(shelf: Shelf, key: str) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    registry.publish(write_files(registry.root / "source"), make_manifest(name="owls"))
+    shelf.put(key, b"")
+    with pytest.raises(RegistryError, match=f"{shelf.url} has an object named .*{key.rpartition('/')[0]}") as caught:
+        registry.prune("birds", 9)
+    assert not isinstance(caught.value, UnreachableError)
+    assert registry.versions("owls") == [1], "it is asked on"
+
+
 def test_a_url_that_the_environment_leaves_incomplete_is_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     with pytest.raises(SettingsError, match="az://container/registry cannot be used as a registry: .*Account must be specified"):
