@@ -16,10 +16,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from models.errors import ArtifactError, RegistryError, SettingsError, UnreachableError
+from models.errors import ArtifactError, RefusedError, RegistryError, SettingsError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -91,14 +91,18 @@ class ObjectStore:
         return False
 
     def write(self, path: str, data: bytes) -> None:
-        """Make an object, or replace it."""
-        with self._asking():
+        """Make an object, or replace it.
+
+        Raises:
+            RefusedError: If the credentials do not allow it; so with `create`, `remove` and `upload`.
+        """
+        with self._asking(is_write=True):
             self._small.put(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Make an object; false where there is one. Of any number who do it at once, one makes it."""
         try:
-            with self._asking():
+            with self._asking(is_write=True):
                 self._small.put(path, data, mode="create")
         except AlreadyExistsError:
             return False
@@ -124,7 +128,7 @@ class ObjectStore:
     def remove(self, paths: Iterable[str]) -> None:
         """Remove objects; what is not there is gone already."""
         for path in paths:
-            with self._asking(), contextlib.suppress(FileNotFoundError):
+            with self._asking(is_write=True), contextlib.suppress(FileNotFoundError):
                 self._small.delete(path)
 
     def folders(self, path: str) -> list[str]:
@@ -160,7 +164,7 @@ class ObjectStore:
                 pass
 
     def _upload(self, folder: Path, path: str, name: str) -> None:
-        with self._asking():
+        with self._asking(is_write=True):
             self._up.put(f"{path}/{name}", folder / name)
 
     def _download(self, folder: Path, path: str, name: str) -> None:
@@ -175,7 +179,7 @@ class ObjectStore:
                 target.write(part)
 
     @contextlib.contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _asking(self, *, is_write: bool = False) -> Iterator[None]:
         """Around each call: refuse at once where the store has just failed, and note how this one ends."""
         with self._lock:
             if time.monotonic() < self._until:
@@ -193,10 +197,15 @@ class ObjectStore:
             stranger = _IN_QUOTES.search(str(err))
             what = f"an object named {stranger[1]}" if stranger else str(err).partition("\n")[0]
             raise RegistryError(f"{self.url} has {what}, which cannot be a path; remove it with the store's own tools") from err
+        except (PermissionDeniedError, UnauthenticatedError) as err:
+            # Of this one object: whether the others can be asked for is as it was.
+            self._note(is_away=self._is_away)
+            if is_write:
+                raise RefusedError(f"{self.url} may not be written to with these credentials: {_reason(err)}") from err
+            raise UnreachableError(f"{self.url} refuses to be read: {_reason(err)}") from err
         except (BaseError, FileNotFoundError) as err:
-            reason = str(err).partition("\n")[0].partition(": <?xml")[0]
-            self._note(is_away=True, why=reason)
-            raise UnreachableError(f"{self.url} cannot be reached: {reason}") from err
+            self._note(is_away=True, why=_reason(err))
+            raise UnreachableError(f"{self.url} cannot be reached: {_reason(err)}") from err
         except BaseException:
             # The disk's, say: the store answered.
             self._note(is_away=False)
@@ -226,3 +235,8 @@ class ObjectStore:
         except BaseError as err:
             reason = _NO_CERTIFICATES if "No CA certificates" in str(err) else str(err).partition("\n")[0]
             raise SettingsError(f"{self.url} cannot be used as a registry: {reason}") from err
+
+
+def _reason(error: Exception) -> str:
+    """The line of the library's message that a person needs."""
+    return str(error).partition("\n")[0].partition(": <?xml")[0]

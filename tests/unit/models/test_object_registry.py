@@ -22,6 +22,7 @@ from models.errors import (
     ArtifactError,
     ConflictError,
     InUseError,
+    RefusedError,
     RegistryError,
     SettingsError,
     UnknownModelError,
@@ -510,6 +511,21 @@ def test_who_trains_waits_for_a_store_that_comes_back(away: Shelf, tmp_path: Pat
 def test_a_wrong_bucket_is_said_by_name(bucket: Bucket, tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match="s3://no-such-bucket/registry cannot be reached: .*404 Not Found"):
         open_registry("s3://no-such-bucket/registry", tmp_path).names()
+
+
+def test_who_may_only_read_is_told_so_and_reads_on(away: Shelf, tmp_path: Path) -> None:
+    registry = away.machine("a")
+    away.publish(registry, 2)
+    away.bucket.refused = {"PUT", "POST", "DELETE"}
+    for change in (lambda: away.publish(registry), lambda: registry.promote("birds", 2), lambda: registry.delete("birds", 2)):
+        with pytest.raises(RefusedError, match=f"{away.url} may not be written to with these credentials: .*403 Forbidden"):
+            change()
+        assert away.machine("a").current("birds").production == registry.current("birds").production == 1
+    away.bucket.refused = {"GET"}
+    assert registry.path("birds", 1) == away.machine("a").path("birds", 1), "by the mirror"
+    with pytest.raises(UnreachableError, match="refuses to be read"):
+        ObjectStore(away.url).read("birds/aliases/1.json")
+    away.bucket.refused = set()
 
 
 @pytest.mark.parametrize("key", ["birds/versions//model.onnx", "birds/versions/1//x", "birds/versions/1/../x"])
