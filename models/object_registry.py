@@ -41,6 +41,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What was begun so long ago is not finished any more.
 _CLAIMS = "claims"
 STALE = timedelta(days=1)
+# A deletion, whose calls take seconds, by then.
+ABANDONED = timedelta(minutes=10)
 _TOGETHER = 16
 
 
@@ -205,11 +207,11 @@ class ObjectRegistry(Registry):
             raise ConflictError(f"{self.place} has begun a {sealed.reference} of its own; copy it to a registry of its own")
 
     def bury(self, name: str, version: int) -> None:
-        """See `Registry`; of two who do it at once, one is told of a conflict."""
+        """See `Registry`; of two who do it at once, one is told of a conflict. One that broke off minutes ago is gone on with."""
         manifest = self._store.read(_manifest(name, version))
         if manifest is None:
             raise UnknownModelError(self._unknown(name, version))
-        if not self._store.create(_buried(name, version), manifest):
+        if not self._store.create(_buried(name, version), manifest) and not self._is_abandoned(name, version, manifest):
             raise ConflictError(f"somebody else is deleting {name}:{version}; look again and repeat")
         self._store.remove([_manifest(name, version)])
 
@@ -283,6 +285,13 @@ class ObjectRegistry(Registry):
             self._store.upload(folder, path, [INDEX])
         self._store.write(f"{name}/{HOLDOUT}/{POINTER}", pointer)
         super().point_holdout(name, sha256, pointer)
+
+    def _is_abandoned(self, name: str, version: int, manifest: bytes) -> bool:
+        """Whether somebody began to delete this very version, and is not at it any more."""
+        begun = self._store.files(_folder(name, version)).get(DELETED)
+        return (
+            begun is not None and begun < datetime.now(UTC) - ABANDONED and self._store.read(_buried(name, version)) == manifest
+        )
 
     def _take_in(self, source: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None) -> Manifest:
         name = manifest.name

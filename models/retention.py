@@ -11,7 +11,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from models import artifact
-from models.errors import ConflictError, InUseError, ManifestError
+from models.errors import ConflictError, InUseError, ManifestError, UnknownModelError
 from models.manifest import Manifest
 from models.publishing import make_readable, rename, staging_in, sweep
 
@@ -55,7 +55,8 @@ def prune(registry: Registry, name: str, keep: int) -> list[int]:
     versions = registry.versions(name)
     deleted = []
     for version in versions[: max(0, len(versions) - keep)]:
-        with contextlib.suppress(InUseError):
+        # One that somebody else deletes at this moment is no reason to leave the others.
+        with contextlib.suppress(InUseError, ConflictError, UnknownModelError):
             delete(registry, name, version)
             deleted.append(version)
     return deleted

@@ -307,6 +307,20 @@ def test_a_deletion_that_died_half_way_is_finished_or_forgotten(shelf: Shelf, mo
     assert registry.versions("birds") == [1]
 
 
+def test_a_deletion_that_broke_off_is_gone_on_with_after_minutes_and_holds_up_no_other(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry, 4)
+    shelf.put("birds/versions/2/deleted.json", shelf.get("birds/versions/2/manifest.json"))
+    shelf.put("birds/versions/4/deleted.json", b"of another")
+    assert registry.prune("birds", 0) == [3]
+    assert registry.versions("birds") == [1, 2, 4]
+    monkeypatch.setattr(object_registry, "ABANDONED", timedelta(seconds=-5))
+    assert registry.prune("birds", 0) == [2]
+    assert registry.versions("birds") == [1, 4]
+
+
 # --- the mirror
 
 
