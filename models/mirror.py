@@ -20,7 +20,7 @@ from models.publishing import make_readable, numbers, rename, staging_in, sweep
 from models.staging import discard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from models.object_store import ObjectStore
@@ -64,15 +64,16 @@ class Mirror:
             os.utime(place)
         return place
 
-    def bring_all(self, path: str) -> None:
-        """Read every object below `path` into the folder of the same name, all of them at once.
+    def bring_folder(self, path: str, names: Iterable[str]) -> None:
+        """Read those objects of `names` that are below `path` into the folder of the same name, all of them at once.
 
         Raises:
             UnreachableError: If the store cannot be reached.
         """
         place = self._root / path
         with _staged(place) as made:
-            self._store.download(path, self._store.files(path), made)
+            there = self._store.files(path)
+            self._store.download(path, [name for name in names if name in there], made)
             rename(made, place)
 
     def keep(self, made: Path, name: str, version: int) -> None:

@@ -27,7 +27,7 @@ from models.gate_report import GateReport
 from models.manifest import NAME_PATTERN, Manifest, check_name
 from models.mirror import Mirror
 from models.publishing import seal_numbered, staging_in, sweep
-from models.registry import GATES, HOLDOUT, INDEX, POINTER, Registry
+from models.registry import GATES, HOLDOUT, IMAGES, INDEX, POINTER, THUMBNAILS, Registry
 from models.retention import DELETED
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class ObjectRegistry(Registry):
         self._mirror.write_surely(f"{path}/{POINTER}", pointer)
         sha256 = _set_of(pointer)
         if sha256 is not None and not (home / sha256 / INDEX).is_file():
-            self._mirror.bring_all(f"{path}/{sha256}")
+            self._mirror.bring_folder(f"{path}/{sha256}", (INDEX, THUMBNAILS, IMAGES))
         return home
 
     def point_holdout(self, name: str, sha256: str, pointer: bytes) -> None:

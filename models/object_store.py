@@ -41,6 +41,8 @@ _STALL_S, _FILE_S = 5, 600
 PAUSE_S = 2.0
 _TOGETHER = 8
 _CHUNK_BYTES = 2**20
+# Cards, aliases and reports have far fewer.
+_MOST_BYTES = 2**24
 _PROBE = ".created-once"
 # In what the library says of a name with an empty part, or with `..` in it.
 _IN_QUOTES = re.compile(r'Path "([^"]*)"')
@@ -74,13 +76,17 @@ class ObjectStore:
         self._up = self._client(retries, patience, timeout=f"{_FILE_S}s")
 
     def read(self, path: str) -> bytes | None:
-        """All of an object; None where there is none.
+        """All of an object, which is a small one; None where there is none.
 
         Raises:
+            RegistryError: If it has more bytes than anything that is read into memory.
             UnreachableError: If the store does not answer, or refuses; so with every method below.
         """
         with self._asking(), contextlib.suppress(FileNotFoundError):
-            return bytes(self._small.get(path).bytes())
+            found = self._small.get(path)
+            if (size := found.meta["size"]) > _MOST_BYTES:
+                raise RegistryError(f"{self.url}/{path} has {size} bytes, expected at most {_MOST_BYTES}; look at who wrote it")
+            return bytes(found.bytes())
         return None
 
     def exists(self, path: str) -> bool:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from models.following import Follower
 
 GATES, HOLDOUT, POINTER, INDEX = "gates", "holdout", "current.json", "index.json"
+# What a held-out set has beside its index.
+THUMBNAILS, IMAGES = "thumbnails.npz", "images.zip"
 # What a registry answers with: who asks it finds all of it here.
 __all__ = ["HISTORY", "Aliases", "Registry", "parse_reference"]
 

@@ -554,6 +554,15 @@ def test_an_object_that_cannot_be_a_file_is_said_by_name_and_is_no_store_that_is
     assert registry.versions("owls") == [1], "it is asked on"
 
 
+def test_an_object_that_is_far_too_large_is_not_read_into_memory(shelf: Shelf) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    shelf.put("birds/aliases/2.json", b" " * (2**24 + 1))
+    with pytest.raises(RegistryError, match=f"{shelf.url}/birds/aliases/2.json has 16777217 bytes, expected at most 16777216"):
+        registry.current("birds")
+    assert registry.versions("birds") == [1]
+
+
 def test_a_url_that_the_environment_leaves_incomplete_is_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     with pytest.raises(SettingsError, match="az://container/registry cannot be used as a registry: .*Account must be specified"):
@@ -710,6 +719,17 @@ def test_a_pointer_to_held_out_images_that_cannot_be_kept_is_an_error_and_not_an
         patch.setattr(artifact, "write_synced", full)
         with pytest.raises(OSError, match="No space left"):
             Holdout.read(other, "birds")
+
+
+def test_of_a_held_out_set_its_own_files_are_read_and_no_others(shelf: Shelf, tmp_path: Path) -> None:
+    registry = shelf.machine("a")
+    held = Holdout.fix(registry, "birds", scan(write_colours(tmp_path / "data", {"train": 2, "test": 3}), Recipe()))
+    shelf.publish(registry)
+    assert held is not None
+    shelf.put(f"birds/holdout/{held.sha256}/stranger.bin", b"x")
+    read = Holdout.read(shelf.machine("b"), "birds")
+    assert read is not None
+    assert set(files_of(read.path)) == {"index.json", "thumbnails.npz", "images.zip"}
 
 
 def test_what_the_gate_said_is_read_on_another_machine(shelf: Shelf) -> None:
