@@ -57,12 +57,22 @@ class Mirror:
         with self._locks[name, version]:
             if not self._is_sound(place, manifest):
                 self.drop(name, version)
-                self._fetch(place, manifest)
+                with self._fetched(place, manifest) as made:
+                    rename(made, place)
                 self._tidy(name)
             self._verified.add(place)
         with contextlib.suppress(OSError):
             os.utime(place)
         return place
+
+    def check(self, name: str, version: int, manifest: bytes) -> Manifest:
+        """Read a version from the store and verify it, whatever is here; nothing of it is kept.
+
+        Raises:
+            ArtifactError: As with `bring`, and so the others.
+        """
+        with self._fetched(self._place(name, version), manifest):
+            return Manifest.parse(manifest)
 
     def bring_folder(self, path: str, names: Iterable[str]) -> None:
         """Read those objects of `names` that are below `path` into the folder of the same name, all of them at once.
@@ -127,7 +137,9 @@ class Mirror:
             return False
         return True
 
-    def _fetch(self, place: Path, manifest: bytes) -> None:
+    @contextlib.contextmanager
+    def _fetched(self, place: Path, manifest: bytes) -> Iterator[Path]:
+        """A folder with a version that was read, and verified, and may be renamed."""
         card, path = Manifest.parse(manifest), place.relative_to(self._root).as_posix()
         if (card.name, str(card.version)) != (place.parent.parent.name, place.name):
             raise ArtifactError(f"{self._store.url}/{path} holds {card.reference}")
@@ -140,7 +152,7 @@ class Mirror:
                 # The folder is gone when this is read.
                 raise ArtifactError(str(err).replace(str(made), f"{self._store.url}/{path}")) from err
             make_readable(made)
-            rename(made, place)
+            yield made
 
     def _tidy(self, name: str) -> None:
         """Let go of what was used longest ago, but of nothing that an alias names: it is what there is to fall back on."""

@@ -146,6 +146,13 @@ class ObjectRegistry(Registry):
         if not is_there:
             raise UnknownModelError(self._unknown(name, version))
 
+    def verify(self, name: str, version: int) -> Manifest:
+        """See `Registry`: all of it is read from the store, and by no means from the mirror."""
+        manifest = self._store.read(_manifest(check_name(name), version))
+        if manifest is None:
+            raise UnknownModelError(self._unknown(name, version))
+        return self._mirror.check(name, version, manifest)
+
     def manifest(self, name: str, version: int) -> Manifest:
         """See `Registry`; nothing else of the version is read."""
         return Manifest.parse(self._read_file(name, version, MANIFEST))

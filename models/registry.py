@@ -99,6 +99,15 @@ class Registry:
         """
         self.path(name, version)
 
+    def verify(self, name: str, version: int) -> Manifest:
+        """Hash every file of a version, where it is kept.
+
+        Raises:
+            UnknownModelError: If there is none.
+            ArtifactError: If it was altered.
+        """
+        return artifact.verify(self.path(name, version))
+
     def manifest(self, name: str, version: int) -> Manifest:
         """Read the card of a version, without verifying its files.
 

@@ -350,6 +350,21 @@ def test_a_mirror_that_was_altered_is_read_again_by_the_next_process(shelf: Shel
     assert (shelf.machine("b").path("birds", 1) / "model.onnx").read_bytes() == good
 
 
+def test_to_verify_is_to_read_the_store_and_not_the_mirror(shelf: Shelf) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    path, key = registry.path("birds", 1), "birds/versions/1/model.onnx"
+    good = shelf.get(key)
+    shelf.put(key, good[::-1])
+    with pytest.raises(ArtifactError, match=f"{shelf.url}/{key} was altered"):
+        registry.verify("birds", 1)
+    assert verify(path).version == 1, "and what is here stays"
+    shelf.put(key, good)
+    assert registry.verify("birds", 1) == registry.manifest("birds", 1)
+    with pytest.raises(UnknownModelError):
+        registry.verify("birds", 2)
+
+
 def test_a_version_whose_manifest_is_gone_is_gone_from_every_mirror(shelf: Shelf) -> None:
     registry = shelf.machine("a")
     shelf.publish(registry, 2)
