@@ -151,7 +151,12 @@ def overtaken(name: str) -> ConflictError:
 def epochs_in(names: Iterable[str]) -> list[int]:
     """The epochs that files of these names are of, ascending."""
     stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-    return sorted(int(stem) for stem in stems if stem.isdecimal())
+    return sorted(int(stem) for stem in stems if is_number(stem))
+
+
+def is_number(text: str) -> bool:
+    """Whether a file's or folder's name is a number as it is written here: `05` is another file than `5`."""
+    return text.isdecimal() and str(int(text)) == text
 
 
 def require_epoch(name: str, now: Aliases, expected: int | None) -> None:

@@ -248,7 +248,7 @@ class ObjectRegistry(Registry):
             elif DELETED in files:
                 if len(files) > 1:
                     buried[number] = retention.is_complete(self._store.read(_buried(name, number)) or b"", files)
-            elif max(files.values()) < long_ago:
+            elif all(written < long_ago for written in files.values()):
                 self._remove_files(name, number)
         retention.finish(self, name, buried)
 
@@ -338,7 +338,7 @@ class ObjectRegistry(Registry):
 
     def _numbers(self, name: str) -> list[int]:
         """The numbers that files were written under, ascending, whole or not."""
-        return sorted(int(number) for number in self._store.folders(f"{name}/versions") if number.isdecimal())
+        return sorted(int(number) for number in self._store.folders(f"{name}/versions") if moves.is_number(number))
 
     def _has_whole(self, name: str) -> bool:
         return any(self._store.exists(_manifest(name, number)) for number in reversed(self._numbers(name)))

@@ -13,7 +13,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from models import artifact, staging
-from models.aliases import FILE_MODE, FOLDER_MODE
+from models.aliases import FILE_MODE, FOLDER_MODE, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ def rename(made: Path, place: Path) -> bool:
 def numbers(folder: Path) -> list[int]:
     """The numbers that were ever taken, in a folder of versions, in no order."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return [int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal()]
+        return [int(entry.name) for entry in os.scandir(folder) if is_number(entry.name)]
     return []
 
 

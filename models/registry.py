@@ -68,7 +68,9 @@ class Registry:
         """The versions of `name`, ascending; empty if there are none."""
         folder = self.root / name / "versions"
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return sorted(int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal() and _is_whole(entry.path))
+            return sorted(
+                int(entry.name) for entry in os.scandir(folder) if moves.is_number(entry.name) and _is_whole(entry.path)
+            )
         return []
 
     def present(self, name: str) -> list[int]:

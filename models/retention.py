@@ -11,6 +11,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from models import artifact
+from models.aliases import is_number
 from models.errors import ConflictError, InUseError, ManifestError, UnknownModelError
 from models.manifest import Manifest
 from models.publishing import make_readable, rename, staging_in, sweep
@@ -69,6 +70,8 @@ def sweep_folder(registry: Registry, name: str) -> None:
         sweep(folder)
     buried = {}
     for tombstone in home.glob(f"versions/*/{DELETED}"):
+        if not is_number(tombstone.parent.name):
+            continue
         left = {path.relative_to(tombstone.parent).as_posix() for path in tombstone.parent.rglob("*") if path.is_file()}
         if len(left) > 1:
             buried[int(tombstone.parent.name)] = is_complete(tombstone.read_bytes(), left)

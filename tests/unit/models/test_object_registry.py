@@ -321,6 +321,27 @@ def test_a_deletion_that_broke_off_is_gone_on_with_after_minutes_and_holds_up_no
     assert registry.versions("birds") == [1, 4]
 
 
+def test_numbers_in_a_bucket_are_those_that_are_written_as_here_and_one_without_a_file_ends_nothing(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    shelf.put("birds/versions/07/manifest.json", b"{}")
+    shelf.put("birds/aliases/07.json", b"{}")
+    shelf.put("birds/versions/5/model.onnx", b"x")
+    files = ObjectStore.files
+
+    def meanwhile(store: ObjectStore, path: str) -> dict[str, datetime]:
+        if path == "birds/versions/5":
+            # Somebody else sweeps too.
+            shelf.delete("birds/versions/5/model.onnx")
+        return files(store, path)
+
+    monkeypatch.setattr(ObjectStore, "files", meanwhile)
+    assert registry.prune("birds", 9) == []
+    assert (registry.versions("birds"), registry.history("birds")) == ([1], [1])
+
+
 # --- the mirror
 
 

@@ -427,6 +427,18 @@ def test_an_alias_file_that_is_not_valid_is_refused_by_path(registry: Registry) 
     assert registry.resolve("birds:1") == ("birds", 1), "a version asked for by number needs no alias"
 
 
+def test_only_numbers_as_they_are_written_here_are_versions_and_epochs(registry: Registry) -> None:
+    publish(registry)
+    for name in ("01", "٣", "x"):
+        shutil.copytree(registry.path("birds", 1), registry.root / "birds" / "versions" / name)
+        shutil.copy(registry.root / "birds" / "aliases" / "1.json", registry.root / "birds" / "aliases" / f"{name}.json")
+    (registry.root / "birds" / "aliases" / "07.json").write_text("{}")
+    assert (registry.versions("birds"), registry.history("birds"), registry.resolve("birds")) == ([1], [1], ("birds", 1))
+    publish(registry)
+    assert registry.prune("birds", 9) == []
+    assert registry.versions("birds") == [1, 2]
+
+
 def test_an_alias_file_that_is_a_copy_of_another_epoch_is_refused(registry: Registry) -> None:
     publish(registry)
     file = registry.root / "birds" / "aliases" / "2.json"
