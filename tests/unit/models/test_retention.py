@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from models import publishing
 from models.artifact import verify
 from models.errors import ArtifactError, ConflictError, InUseError, UnknownModelError
 from models.open_registry import open_registry
@@ -129,7 +130,10 @@ def test_pruning_keeps_the_newest_and_what_is_needed(registry: Registry) -> None
     assert registry.prune("birds", 9) == []
 
 
-def test_pruning_removes_what_dead_processes_left_and_nothing_that_is_being_made(registry: Registry) -> None:
+def test_pruning_removes_what_dead_processes_left_and_nothing_that_is_being_made(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "IDLE_S", 0.0)
     home = registry.root / "birds"
     dead, alive = home / ".publishing-1-00000000", home / f".publishing-{os.getpid()}-11111111"
     for folder in (dead, alive):
@@ -217,6 +221,7 @@ def test_an_altered_version_is_not_copied(registry: Registry, tmp_path: Path) ->
 
 def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else sweeps between the making of a folder and its lock, three times."""
+    monkeypatch.setattr(publishing, "IDLE_S", 0.0)
     make, made = Path.mkdir, []
 
     def make_and_lose(path: Path, *arguments: object, **options: object) -> None:
