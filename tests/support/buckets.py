@@ -109,6 +109,7 @@ def s3(*, overwrites: bool = False) -> Iterator[Bucket]:
             try:
                 yield bucket
             finally:
+                bucket.refused = set()
                 bucket.stop()
                 bucket.start()
                 bucket.remove()
