@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models import artifact
 from models.dataset_store import DatasetStore
 from models.errors import ContractError, DatasetError, NoSpaceError
 from models.manifest import summary
@@ -122,7 +121,7 @@ def _show(registry: Registry, options: argparse.Namespace) -> None:
 
 
 def _verify(registry: Registry, options: argparse.Namespace) -> None:
-    manifest = artifact.verify(registry.path(*registry.resolve(options.reference)))
+    manifest = registry.verify(*registry.resolve(options.reference))
     sys.stdout.write(f"{manifest.reference}: {len(manifest.files)} files match their sha256\n")
 
 

@@ -98,25 +98,28 @@ def read_newest(folder: Path) -> Aliases:
     """What the aliases point to now.
 
     Raises:
-        RegistryError: If the newest file is not valid.
+        RegistryError: If the newest file is not valid, or a copy of another epoch's.
     """
     epochs = read_epochs(folder)
     if not epochs:
         return Aliases.none()
     file = folder / f"{epochs[-1]}.json"
-    return parse(file.read_bytes(), file)
+    return parse(file.read_bytes(), file, epochs[-1])
 
 
-def parse(data: bytes, where: object) -> Aliases:
-    """Read what a file, or an object, says.
+def parse(data: bytes, where: object, epoch: int) -> Aliases:
+    """Read what the file, or the object, of an epoch says.
 
     Raises:
-        RegistryError: If it is not valid.
+        RegistryError: If it is not valid, or a copy of another epoch's.
     """
     try:
-        return Aliases.model_validate_json(data)
+        found = Aliases.model_validate_json(data)
     except ValidationError as err:
         raise RegistryError(f"{where} is not valid: {describe(err, 'aliases.{}'.format)}") from err
+    if found.epoch != epoch:
+        raise RegistryError(f"{where} is not valid: it says epoch {found.epoch}, expected {epoch}; copy it from a backup")
+    return found
 
 
 def append(folder: Path, name: str, aliases: Aliases) -> Aliases:
@@ -148,7 +151,12 @@ def overtaken(name: str) -> ConflictError:
 def epochs_in(names: Iterable[str]) -> list[int]:
     """The epochs that files of these names are of, ascending."""
     stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-    return sorted(int(stem) for stem in stems if stem.isdecimal())
+    return sorted(int(stem) for stem in stems if is_number(stem))
+
+
+def is_number(text: str) -> bool:
+    """Whether a file's or folder's name is a number as it is written here: `05` is another file than `5`."""
+    return text.isdecimal() and str(int(text)) == text
 
 
 def require_epoch(name: str, now: Aliases, expected: int | None) -> None:

@@ -15,7 +15,8 @@
     │   ├── UnknownModelError    no such name, version or alias
     │   ├── ConflictError        somebody else wrote first
     │   ├── InUseError           a version is needed, and cannot be deleted
-    │   ├── UnreachableError     the object store does not answer, or refuses
+    │   ├── UnreachableError     the object store does not answer, or refuses to be read
+    │   ├── RefusedError         the object store's credentials do not allow to write
     │   └── NothingToRollBackError
     └── ImageError
         ├── EmptyImageError
@@ -97,7 +98,11 @@ class InUseError(RegistryError):
 
 
 class UnreachableError(RegistryError):
-    """The registry's object store does not answer, or refuses; or its folder is gone. It may be another moment."""
+    """The registry's object store does not answer, or refuses to be read; or its folder is gone. It may be another moment."""
+
+
+class RefusedError(RegistryError):
+    """The registry's object store may not be written to with these credentials; to try again is no use."""
 
 
 class NothingToRollBackError(RegistryError):

@@ -85,9 +85,12 @@ class StoreFollower:
         self._all_at = 0.0
 
     def names(self) -> list[str]:
-        """See `Follower`."""
+        """See `Follower`. A store that had names and has none was emptied: of what is deleted something stays."""
         if time.monotonic() >= self._all_at:
-            self._names = self._registry.folders()
+            names = self._registry.folders()
+            if self._names and not names:
+                raise UnreachableError(f"{self._registry.place} had models and is empty")
+            self._names = names
             self._known.clear()
             self._all_at = time.monotonic() + ALL_S
         return self._names

@@ -28,7 +28,7 @@ from models.manifest import FileName, Sha256, canonical_json
 from models.preprocess import load_image, standard_preprocessing
 from models.publishing import make_readable, staging_in, sweep
 from models.recipe import Task  # noqa: TC001 - pydantic reads the annotation
-from models.registry import HOLDOUT, INDEX, POINTER
+from models.registry import HOLDOUT, IMAGES, INDEX, POINTER, THUMBNAILS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from models.dataset import Dataset, Item
     from models.registry import Registry
 
-_THUMBNAILS, _IMAGES = "thumbnails.npz", "images.zip"
 # Thumbnails are averages, so that the size they are made from matters little.
 _DECODED_PX = 96
 # Images in memory at once.
@@ -156,7 +155,7 @@ class Holdout:
         Raises:
             HoldoutError: If they cannot be read.
         """
-        file = self.path / _THUMBNAILS
+        file = self.path / THUMBNAILS
         try:
             with np.load(file, allow_pickle=False) as stored:
                 thumbnails: npt.NDArray[np.uint8] = stored["thumbnails"]
@@ -172,7 +171,7 @@ class Holdout:
         Raises:
             HoldoutError: If one is missing, or was altered.
         """
-        file = self.path / _IMAGES
+        file = self.path / IMAGES
         try:
             with zipfile.ZipFile(file) as archive:
                 for image in self.index.images:
@@ -208,10 +207,10 @@ def _index(dataset: Dataset, items: Sequence[Item]) -> HoldoutIndex:
 def _write(home: Path, sha256: str, index: HoldoutIndex, items: Sequence[Item]) -> None:
     """Write the whole folder beside, then rename it: whoever was first wrote the same."""
     with staging_in(home) as staging:
-        thumbnails = _write_images(staging / _IMAGES, items, index)
+        thumbnails = _write_images(staging / IMAGES, items, index)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, thumbnails=thumbnails)
-        (staging / _THUMBNAILS).write_bytes(buffer.getvalue())
+        (staging / THUMBNAILS).write_bytes(buffer.getvalue())
         (staging / INDEX).write_bytes(canonical_json(index))
         make_readable(staging)
         for path in (*staging.iterdir(), staging):

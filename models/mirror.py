@@ -1,7 +1,7 @@
 """The copy on disk of what was read from an object store, in the layout of a registry in a folder.
 
 Owns how a version gets there: written beside, verified, renamed. Several processes may share it. What is not used any more
-leaves it, since it can be read again.
+leaves it, since it can be read again, unless an alias names it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from models import artifact
+from models import aliases, artifact
 from models.artifact import MANIFEST
-from models.errors import ArtifactError, ContractError
+from models.errors import ArtifactError, ContractError, RegistryError
 from models.manifest import Manifest
 from models.publishing import make_readable, numbers, rename, staging_in, sweep
 from models.staging import discard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from models.object_store import ObjectStore
@@ -57,22 +57,33 @@ class Mirror:
         with self._locks[name, version]:
             if not self._is_sound(place, manifest):
                 self.drop(name, version)
-                self._fetch(place, manifest)
+                with self._fetched(place, manifest) as made:
+                    rename(made, place)
                 self._tidy(name)
             self._verified.add(place)
         with contextlib.suppress(OSError):
             os.utime(place)
         return place
 
-    def bring_all(self, path: str) -> None:
-        """Read every object below `path` into the folder of the same name, all of them at once.
+    def check(self, name: str, version: int, manifest: bytes) -> Manifest:
+        """Read a version from the store and verify it, whatever is here; nothing of it is kept.
+
+        Raises:
+            ArtifactError: As with `bring`, and so the others.
+        """
+        with self._fetched(self._place(name, version), manifest):
+            return Manifest.parse(manifest)
+
+    def bring_folder(self, path: str, names: Iterable[str]) -> None:
+        """Read those objects of `names` that are below `path` into the folder of the same name, all of them at once.
 
         Raises:
             UnreachableError: If the store cannot be reached.
         """
         place = self._root / path
         with _staged(place) as made:
-            self._store.download(path, self._store.files(path), made)
+            there = self._store.files(path)
+            self._store.download(path, [name for name in names if name in there], made)
             rename(made, place)
 
     def keep(self, made: Path, name: str, version: int) -> None:
@@ -85,10 +96,18 @@ class Mirror:
 
     def write(self, path: str, data: bytes) -> None:
         """Keep an object; where the disk is full it is only not kept."""
-        file = self._root / path
         with contextlib.suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            artifact.write_synced(file, data)
+            self.write_surely(path, data)
+
+    def write_surely(self, path: str, data: bytes) -> None:
+        """Keep an object that is read from here and from nowhere else.
+
+        Raises:
+            OSError: If that is not possible.
+        """
+        file = self._root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        artifact.write_synced(file, data)
 
     def write_alias(self, path: str, data: bytes) -> None:
         """Keep what the aliases of a name point to now, in place of what they pointed to."""
@@ -118,7 +137,9 @@ class Mirror:
             return False
         return True
 
-    def _fetch(self, place: Path, manifest: bytes) -> None:
+    @contextlib.contextmanager
+    def _fetched(self, place: Path, manifest: bytes) -> Iterator[Path]:
+        """A folder with a version that was read, and verified, and may be renamed."""
         card, path = Manifest.parse(manifest), place.relative_to(self._root).as_posix()
         if (card.name, str(card.version)) != (place.parent.parent.name, place.name):
             raise ArtifactError(f"{self._store.url}/{path} holds {card.reference}")
@@ -131,15 +152,17 @@ class Mirror:
                 # The folder is gone when this is read.
                 raise ArtifactError(str(err).replace(str(made), f"{self._store.url}/{path}")) from err
             make_readable(made)
-            rename(made, place)
+            yield made
 
     def _tidy(self, name: str) -> None:
-        """Let go of what was used longest ago."""
+        """Let go of what was used longest ago, but of nothing that an alias names: it is what there is to fall back on."""
         folder = self._root / name / "versions"
-        places = [folder / str(number) for number in numbers(folder)]
-        with contextlib.suppress(FileNotFoundError):
-            for place in sorted(places, key=lambda place: place.stat().st_mtime)[:-KEPT]:
-                discard(place, self._root / name)
+        present = numbers(folder)
+        with contextlib.suppress(FileNotFoundError, RegistryError):
+            now = aliases.read_newest(self._root / name / "aliases")
+            used = sorted(present, key=lambda version: (folder / str(version)).stat().st_mtime)
+            for version in sorted(used, key=lambda version: now.role_of(version, present) is not None)[:-KEPT]:
+                discard(folder / str(version), self._root / name)
 
     def _place(self, name: str, version: int) -> Path:
         return self._root / name / "versions" / str(version)

@@ -27,7 +27,7 @@ from models.gate_report import GateReport
 from models.manifest import NAME_PATTERN, Manifest, check_name
 from models.mirror import Mirror
 from models.publishing import seal_numbered, staging_in, sweep
-from models.registry import GATES, HOLDOUT, INDEX, POINTER, Registry
+from models.registry import GATES, HOLDOUT, IMAGES, INDEX, POINTER, THUMBNAILS, Registry
 from models.retention import DELETED
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What was begun so long ago is not finished any more.
 _CLAIMS = "claims"
 STALE = timedelta(days=1)
+# A deletion, whose calls take seconds, by then.
+ABANDONED = timedelta(minutes=10)
 _TOGETHER = 16
 
 
@@ -85,14 +87,18 @@ class ObjectRegistry(Registry):
         if not re.fullmatch(NAME_PATTERN, name):
             return []
         try:
-            numbers = self._numbers(name)
-            with ThreadPoolExecutor(_TOGETHER) as pool:
-                are_whole = pool.map(lambda number: self._store.exists(_manifest(name, number)), numbers)
-                return [number for number, is_whole in zip(numbers, are_whole, strict=True) if is_whole]
+            return self.present(name)
         except UnreachableError:
             if not (mirrored := self._mirrored.versions(name)):
                 raise
             return mirrored
+
+    def present(self, name: str) -> list[int]:
+        """As `versions`, by the store and nobody else."""
+        numbers = self._numbers(check_name(name))
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            are_whole = pool.map(lambda number: self._store.exists(_manifest(name, number)), numbers)
+            return [number for number, is_whole in zip(numbers, are_whole, strict=True) if is_whole]
 
     def has_version(self, name: str) -> bool:
         """See `Registry`; asks twice, or more where the newest is none."""
@@ -106,6 +112,9 @@ class ObjectRegistry(Registry):
     def path(self, name: str, version: int) -> Path:
         """A version's folder in the mirror; brought there, and verified, if it was not there.
 
+        What is in the mirror leaves it only where a listing, too, says that it is gone: where the bucket is missing, or a proxy
+        answers for it, a 404 comes for every object.
+
         Raises:
             UnknownModelError: If there is none.
             ArtifactError: If what came is not what the manifest says.
@@ -113,14 +122,17 @@ class ObjectRegistry(Registry):
         check_name(name)
         try:
             manifest = self._store.read(_manifest(name, version))
+            left = self._store.files(_folder(name, version)) if manifest is None else {}
         except UnreachableError:
             if (mirrored := self._mirror.find(name, version)) is None:
                 raise
             return mirrored
-        if manifest is None:
-            self._mirror.drop(name, version)
-            raise UnknownModelError(self._unknown(name, version))
-        return self._mirror.bring(name, version, manifest)
+        if manifest is not None:
+            return self._mirror.bring(name, version, manifest)
+        if left and DELETED not in left and (mirrored := self._mirror.find(name, version)) is not None:
+            return mirrored
+        self._mirror.drop(name, version)
+        raise UnknownModelError(self._unknown(name, version))
 
     def require(self, name: str, version: int) -> None:
         """See `Registry`; brings nothing here."""
@@ -133,6 +145,13 @@ class ObjectRegistry(Registry):
             return
         if not is_there:
             raise UnknownModelError(self._unknown(name, version))
+
+    def verify(self, name: str, version: int) -> Manifest:
+        """See `Registry`: all of it is read from the store, and by no means from the mirror."""
+        manifest = self._store.read(_manifest(check_name(name), version))
+        if manifest is None:
+            raise UnknownModelError(self._unknown(name, version))
+        return self._mirror.check(name, version, manifest)
 
     def manifest(self, name: str, version: int) -> Manifest:
         """See `Registry`; nothing else of the version is read."""
@@ -161,13 +180,13 @@ class ObjectRegistry(Registry):
         """What the aliases of `name` pointed to from an epoch on; None where it has not come.
 
         Raises:
-            RegistryError: If it is not valid.
+            RegistryError: If it is not valid, or a copy of another epoch's.
         """
         path = f"{name}/aliases/{epoch}.json"
         data = self._store.read(path)
         if data is None:
             return None
-        found = moves.parse(data, f"{self.place}/{path}")
+        found = moves.parse(data, f"{self.place}/{path}", epoch)
         self._mirror.write_alias(path, data)
         return found
 
@@ -195,11 +214,11 @@ class ObjectRegistry(Registry):
             raise ConflictError(f"{self.place} has begun a {sealed.reference} of its own; copy it to a registry of its own")
 
     def bury(self, name: str, version: int) -> None:
-        """See `Registry`; of two who do it at once, one is told of a conflict."""
+        """See `Registry`; of two who do it at once, one is told of a conflict. One that broke off minutes ago is gone on with."""
         manifest = self._store.read(_manifest(name, version))
         if manifest is None:
             raise UnknownModelError(self._unknown(name, version))
-        if not self._store.create(_buried(name, version), manifest):
+        if not self._store.create(_buried(name, version), manifest) and not self._is_abandoned(name, version, manifest):
             raise ConflictError(f"somebody else is deleting {name}:{version}; look again and repeat")
         self._store.remove([_manifest(name, version)])
 
@@ -219,15 +238,19 @@ class ObjectRegistry(Registry):
         """See `Registry`: what was begun more than a day ago, and what a deletion left."""
         for folder in (self.home(name), self.home(name) / HOLDOUT):
             sweep(folder)
-        long_ago = datetime.now(UTC) - STALE
+        long_ago, buried = datetime.now(UTC) - STALE, {}
         for number in self._numbers(name):
             files = self._store.files(_folder(name, number))
             if MANIFEST in files:
                 if DELETED in files and files[DELETED] < long_ago:
                     # Whoever was about to delete it never did.
                     self._store.remove([_buried(name, number)])
-            elif DELETED in files or max(files.values()) < long_ago:
+            elif DELETED in files:
+                if len(files) > 1:
+                    buried[number] = retention.is_complete(self._store.read(_buried(name, number)) or b"", files)
+            elif all(written < long_ago for written in files.values()):
                 self._remove_files(name, number)
+        retention.finish(self, name, buried)
 
     def write_gate(self, report: GateReport) -> None:
         """See `Registry`."""
@@ -245,16 +268,20 @@ class ObjectRegistry(Registry):
         return None if data is None else GateReport.parse(data)
 
     def holdout(self, name: str) -> Path:
-        """See `Registry`. Never of the mirror alone: what nobody may learn from has to be known for certain."""
+        """See `Registry`. Never of the mirror alone: what nobody may learn from has to be known for certain.
+
+        Raises:
+            OSError: If it cannot be written here, so that an older one would count.
+        """
         home, path = super().holdout(name), f"{name}/{HOLDOUT}"
         pointer = self._store.read(f"{path}/{POINTER}")
         if pointer is None:
             (home / POINTER).unlink(missing_ok=True)
             return home
-        self._mirror.write(f"{path}/{POINTER}", pointer)
+        self._mirror.write_surely(f"{path}/{POINTER}", pointer)
         sha256 = _set_of(pointer)
         if sha256 is not None and not (home / sha256 / INDEX).is_file():
-            self._mirror.bring_all(f"{path}/{sha256}")
+            self._mirror.bring_folder(f"{path}/{sha256}", (INDEX, THUMBNAILS, IMAGES))
         return home
 
     def point_holdout(self, name: str, sha256: str, pointer: bytes) -> None:
@@ -265,6 +292,13 @@ class ObjectRegistry(Registry):
             self._store.upload(folder, path, [INDEX])
         self._store.write(f"{name}/{HOLDOUT}/{POINTER}", pointer)
         super().point_holdout(name, sha256, pointer)
+
+    def _is_abandoned(self, name: str, version: int, manifest: bytes) -> bool:
+        """Whether somebody began to delete this very version, and is not at it any more."""
+        begun = self._store.files(_folder(name, version)).get(DELETED)
+        return (
+            begun is not None and begun < datetime.now(UTC) - ABANDONED and self._store.read(_buried(name, version)) == manifest
+        )
 
     def _take_in(self, source: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None) -> Manifest:
         name = manifest.name
@@ -304,7 +338,7 @@ class ObjectRegistry(Registry):
 
     def _numbers(self, name: str) -> list[int]:
         """The numbers that files were written under, ascending, whole or not."""
-        return sorted(int(number) for number in self._store.folders(f"{name}/versions") if number.isdecimal())
+        return sorted(int(number) for number in self._store.folders(f"{name}/versions") if moves.is_number(number))
 
     def _has_whole(self, name: str) -> bool:
         return any(self._store.exists(_manifest(name, number)) for number in reversed(self._numbers(name)))

@@ -16,10 +16,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from models.errors import ArtifactError, SettingsError, UnreachableError
+from models.errors import ArtifactError, RefusedError, RegistryError, SettingsError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,7 +41,11 @@ _STALL_S, _FILE_S = 5, 600
 PAUSE_S = 2.0
 _TOGETHER = 8
 _CHUNK_BYTES = 2**20
+# Cards, aliases and reports have far fewer.
+_MOST_BYTES = 2**24
 _PROBE = ".created-once"
+# In what the library says of a name with an empty part, or with `..` in it.
+_IN_QUOTES = re.compile(r'Path "([^"]*)"')
 _NO_CERTIFICATES = "the system has no certificates to know a server by; install ca-certificates, or set SSL_CERT_FILE"
 
 
@@ -72,13 +76,17 @@ class ObjectStore:
         self._up = self._client(retries, patience, timeout=f"{_FILE_S}s")
 
     def read(self, path: str) -> bytes | None:
-        """All of an object; None where there is none.
+        """All of an object, which is a small one; None where there is none.
 
         Raises:
+            RegistryError: If it has more bytes than anything that is read into memory.
             UnreachableError: If the store does not answer, or refuses; so with every method below.
         """
         with self._asking(), contextlib.suppress(FileNotFoundError):
-            return bytes(self._small.get(path).bytes())
+            found = self._small.get(path)
+            if (size := found.meta["size"]) > _MOST_BYTES:
+                raise RegistryError(f"{self.url}/{path} has {size} bytes, expected at most {_MOST_BYTES}; look at who wrote it")
+            return bytes(found.bytes())
         return None
 
     def exists(self, path: str) -> bool:
@@ -89,14 +97,18 @@ class ObjectStore:
         return False
 
     def write(self, path: str, data: bytes) -> None:
-        """Make an object, or replace it."""
-        with self._asking():
+        """Make an object, or replace it.
+
+        Raises:
+            RefusedError: If the credentials do not allow it; so with `create`, `remove` and `upload`.
+        """
+        with self._asking(is_write=True):
             self._small.put(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Make an object; false where there is one. Of any number who do it at once, one makes it."""
         try:
-            with self._asking():
+            with self._asking(is_write=True):
                 self._small.put(path, data, mode="create")
         except AlreadyExistsError:
             return False
@@ -122,11 +134,15 @@ class ObjectStore:
     def remove(self, paths: Iterable[str]) -> None:
         """Remove objects; what is not there is gone already."""
         for path in paths:
-            with self._asking(), contextlib.suppress(FileNotFoundError):
+            with self._asking(is_write=True), contextlib.suppress(FileNotFoundError):
                 self._small.delete(path)
 
     def folders(self, path: str) -> list[str]:
-        """The names below `path` that have objects below them; one request for each thousand."""
+        """The names below `path` that have objects below them; one request for each thousand.
+
+        Raises:
+            RegistryError: If the name of one cannot be a path; so with `files`.
+        """
         with self._asking():
             found = self._small.list_with_delimiter(path or None)["common_prefixes"]
         return [name.rpartition("/")[2] for name in found]
@@ -154,7 +170,7 @@ class ObjectStore:
                 pass
 
     def _upload(self, folder: Path, path: str, name: str) -> None:
-        with self._asking():
+        with self._asking(is_write=True):
             self._up.put(f"{path}/{name}", folder / name)
 
     def _download(self, folder: Path, path: str, name: str) -> None:
@@ -169,7 +185,7 @@ class ObjectStore:
                 target.write(part)
 
     @contextlib.contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _asking(self, *, is_write: bool = False) -> Iterator[None]:
         """Around each call: refuse at once where the store has just failed, and note how this one ends."""
         with self._lock:
             if time.monotonic() < self._until:
@@ -182,10 +198,20 @@ class ObjectStore:
         except AlreadyExistsError:
             self._note(is_away=False)
             raise
+        except InvalidPathError as err:
+            self._note(is_away=False)
+            stranger = _IN_QUOTES.search(str(err))
+            what = f"an object named {stranger[1]}" if stranger else str(err).partition("\n")[0]
+            raise RegistryError(f"{self.url} has {what}, which cannot be a path; remove it with the store's own tools") from err
+        except (PermissionDeniedError, UnauthenticatedError) as err:
+            # Of this one object: whether the others can be asked for is as it was.
+            self._note(is_away=self._is_away)
+            if is_write:
+                raise RefusedError(f"{self.url} may not be written to with these credentials: {_reason(err)}") from err
+            raise UnreachableError(f"{self.url} refuses to be read: {_reason(err)}") from err
         except (BaseError, FileNotFoundError) as err:
-            reason = str(err).partition("\n")[0].partition(": <?xml")[0]
-            self._note(is_away=True, why=reason)
-            raise UnreachableError(f"{self.url} cannot be reached: {reason}") from err
+            self._note(is_away=True, why=_reason(err))
+            raise UnreachableError(f"{self.url} cannot be reached: {_reason(err)}") from err
         except BaseException:
             # The disk's, say: the store answered.
             self._note(is_away=False)
@@ -215,3 +241,8 @@ class ObjectStore:
         except BaseError as err:
             reason = _NO_CERTIFICATES if "No CA certificates" in str(err) else str(err).partition("\n")[0]
             raise SettingsError(f"{self.url} cannot be used as a registry: {reason}") from err
+
+
+def _reason(error: Exception) -> str:
+    """The line of the library's message that a person needs."""
+    return str(error).partition("\n")[0].partition(": <?xml")[0]

@@ -1,7 +1,7 @@
 """How a version appears in a folder: copied beside, sealed, and renamed into place, which fails if the number is taken.
 
 Owns how a version is given its number, and the folders `.publishing-*` that something is made in before it appears. A process
-that dies leaves one behind; who publishes next, or prunes, removes it. Knows nothing of aliases.
+that dies leaves one behind; who publishes next, or prunes, removes it after an hour. Knows nothing of aliases.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from models import artifact, staging
-from models.aliases import FILE_MODE, FOLDER_MODE
+from models.aliases import FILE_MODE, FOLDER_MODE, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from models.manifest import Manifest
 
 _PREFIX = ".publishing-"
+# Machines that share a folder do not always see each other's locks, and no file takes so long.
+IDLE_S = 3600.0
 
 
 def move_in(home: Path, source: Path, manifest: Manifest, finish: Callable[[Path, Manifest], None] | None) -> Manifest:
@@ -90,13 +92,13 @@ def rename(made: Path, place: Path) -> bool:
 def numbers(folder: Path) -> list[int]:
     """The numbers that were ever taken, in a folder of versions, in no order."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return [int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal()]
+        return [int(entry.name) for entry in os.scandir(folder) if is_number(entry.name)]
     return []
 
 
 def sweep(home: Path) -> int:
-    """Remove what processes that died were making in `home`; how many there were."""
-    return staging.sweep(home, _PREFIX)
+    """Remove what processes that died were making in `home`, an hour ago or earlier; how many there were."""
+    return staging.sweep(home, _PREFIX, IDLE_S)
 
 
 def staging_in(home: Path) -> AbstractContextManager[Path]:

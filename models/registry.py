@@ -17,7 +17,7 @@ from models import aliases as moves
 from models import artifact, retention
 from models.aliases import FILE_MODE, FOLDER_MODE, HISTORY, Aliases
 from models.artifact import MANIFEST, read_manifest
-from models.errors import ConflictError, ContractError, NothingToRollBackError, RegistryError, UnknownModelError
+from models.errors import ConflictError, ContractError, NothingToRollBackError, RegistryError, UnknownModelError, UnreachableError
 from models.following import FolderFollower
 from models.gate_report import GateReport
 from models.manifest import NAME_PATTERN, Manifest, check_name
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from models.following import Follower
 
 GATES, HOLDOUT, POINTER, INDEX = "gates", "holdout", "current.json", "index.json"
+# What a held-out set has beside its index.
+THUMBNAILS, IMAGES = "thumbnails.npz", "images.zip"
 # What a registry answers with: who asks it finds all of it here.
 __all__ = ["HISTORY", "Aliases", "Registry", "parse_reference"]
 
@@ -66,8 +68,14 @@ class Registry:
         """The versions of `name`, ascending; empty if there are none."""
         folder = self.root / name / "versions"
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return sorted(int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal() and _is_whole(entry.path))
+            return sorted(
+                int(entry.name) for entry in os.scandir(folder) if moves.is_number(entry.name) and _is_whole(entry.path)
+            )
         return []
+
+    def present(self, name: str) -> list[int]:
+        """As `versions`, for who is about to write."""
+        return self.versions(name)
 
     def has_version(self, name: str) -> bool:
         """Whether there is a version of `name`."""
@@ -92,6 +100,15 @@ class Registry:
             UnknownModelError: If there is none.
         """
         self.path(name, version)
+
+    def verify(self, name: str, version: int) -> Manifest:
+        """Hash every file of a version, where it is kept.
+
+        Raises:
+            UnknownModelError: If there is none.
+            ArtifactError: If it was altered.
+        """
+        return artifact.verify(self.path(name, version))
 
     def manifest(self, name: str, version: int) -> Manifest:
         """Read the card of a version, without verifying its files.
@@ -129,11 +146,19 @@ class Registry:
         return moves.read_epochs(self._aliases(name))
 
     def find_run(self, name: str, run: str) -> int | None:
-        """The newest version of `name` that the job `run` made; None where there is none. One that cannot be read is not it."""
-        for version in reversed(self.versions(name)):
-            with contextlib.suppress(ContractError):
+        """The newest version of `name` that the job `run` made; None where there is none. One that cannot be read is not it.
+
+        Raises:
+            UnreachableError: If nobody can tell now: the run would publish twice.
+        """
+        for version in reversed(self.present(name)):
+            try:
                 if self.manifest(name, version).run == run:
                     return version
+            except UnreachableError:
+                raise
+            except ContractError:
+                continue
         return None
 
     def resolve(self, reference: str) -> tuple[str, int]:
@@ -221,7 +246,7 @@ class Registry:
         if now.production is None:
             raise UnknownModelError(self._unknown(name, None))
         moves.require_epoch(name, now, expected_epoch)
-        after = now.rolled_back(self.versions(name))
+        after = now.rolled_back(self.present(name))
         if after is None:
             raise NothingToRollBackError(f"{name} has no production version before {now.production} to go back to")
         return self._append(name, after)
@@ -290,8 +315,8 @@ class Registry:
         retention.empty(self.home(name) / "versions" / str(version))
 
     def sweep(self, name: str) -> None:
-        """Remove what dead processes left behind."""
-        retention.sweep_folder(self.home(name))
+        """Remove what dead processes left behind; a version that was to be deleted and that an alias names comes back."""
+        retention.sweep_folder(self, name)
 
     def note(self, name: str, seen: Aliases, action: str) -> Aliases:
         """Write into the history that something was done, having looked at `seen`; the aliases point where they did.

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,12 +53,24 @@ def discard(folder: Path, root: Path) -> None:
         shutil.rmtree(removed, ignore_errors=True)
 
 
-def sweep(root: Path, prefix: str = INCOMING) -> int:
-    """Remove what dead processes left below `root`, and answer how many folders that were."""
+def sweep(root: Path, prefix: str = INCOMING, idle_s: float = 0.0) -> int:
+    """Remove what dead processes left below `root`, and answer how many folders that were.
+
+    Args:
+        root: Where to look.
+        prefix: What their names begin with.
+        idle_s: For how many seconds nothing may have been written in one: where several machines share a folder, its file
+            system may keep a lock to the machine that holds it.
+    """
     with contextlib.suppress(FileNotFoundError):
         found = [Path(entry.path) for entry in os.scandir(root) if entry.name.startswith((prefix, _REMOVED))]
-        return sum(_remove(folder) for folder in found)
+        return sum(_remove(folder) for folder in found if folder.name.startswith(_REMOVED) or _idle_s(folder) >= idle_s)
     return 0
+
+
+def _idle_s(folder: Path) -> float:
+    """Seconds since something was written in it, by the times of the inodes: a copy keeps its source's other times."""
+    return time.time() - max(path.lstat().st_ctime for path in (folder, *folder.rglob("*")))
 
 
 def _remove(folder: Path) -> bool:

@@ -31,6 +31,7 @@
     ├── JobsUnreadableError          503  jobs_unreadable
     ├── NotAuditedError              503  not_audited
     ├── RegistryUnreachableError     503  registry_unreachable
+    ├── RegistryReadOnlyError        503  registry_read_only
     ├── DeadlineExceededError        504  deadline_exceeded
     ├── NoSpaceError                 507  no_space
     └── ModelLoadError               (never answered) a version may not serve
@@ -333,6 +334,14 @@ class RegistryUnreachableError(ServiceError):
     retry_after_s = 5
 
 
+class RegistryReadOnlyError(ServiceError):
+    """The service's own credentials do not allow it to write into the registry's object store."""
+
+    status = 503
+    code = "registry_read_only"
+    retry_after_s = 60
+
+
 class JobsBrokenError(JobsUnreadableError):
     """It is no database, or a damaged one: no time heals it."""
 
@@ -407,6 +416,8 @@ def problem_of(error: BaseException) -> Problem:
     """Say an exception as a problem. What nobody expected is a 500 that reveals nothing."""
     if isinstance(error, contract.UnreachableError):
         error = RegistryUnreachableError("the registry cannot be reached now; look at what is there, and try again")
+    if isinstance(error, contract.RefusedError):
+        error = RegistryReadOnlyError("this service may not write into its registry; its operator can change that")
     if isinstance(error, ServiceError):
         return Problem(error.status, error.code, str(error), error.retry_after_s, error.headers)
     if isinstance(error, contract.ImageError):

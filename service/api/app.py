@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
-from models.errors import ImageError, UnreachableError
+from models.errors import ImageError, RefusedError, UnreachableError
 from service.api.datasets import datasets_router
 from service.api.feedback import feedback_router
 from service.api.holdout import holdout_router
@@ -49,6 +49,7 @@ def build_app(engine: EngineRef) -> FastAPI:
     app.add_exception_handler(ServiceError, _refused)
     app.add_exception_handler(ImageError, _refused)
     app.add_exception_handler(UnreachableError, _refused)
+    app.add_exception_handler(RefusedError, _refused)
     return app
 
 

@@ -83,7 +83,7 @@ _PROBLEMS = {
     422: "`unreadable_image`, `invalid_dataset`, `invalid_recipe`, `idempotency_key_reused`",
     429: "`queue_full`, `rate_limited`, with Retry-After",
     503: "`not_ready`, `out_of_memory`, `not_audited`, `no_supervisor`, `jobs_unreadable`, "
-    "`registry_unreachable`, with Retry-After",
+    "`registry_unreachable`, `registry_read_only`, with Retry-After",
     504: "`deadline_exceeded`, with Retry-After",
     507: "`no_space`",
 }

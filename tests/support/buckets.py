@@ -28,6 +28,8 @@ class Bucket:
     def __init__(self, *, overwrites: bool = False) -> None:
         """`overwrites` makes it one of the stores that know no If-None-Match."""
         self._overwrites = overwrites
+        # The methods that are answered with 403, as a policy does.
+        self.refused: set[str] = set()
         # What moto keeps is the process's, so that every server has the buckets of all.
         self.name = f"candor-{uuid.uuid4().hex[:8]}"
         self.port = free_port()
@@ -39,11 +41,17 @@ class Bucket:
     def start(self) -> None:
         self._server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
         self._server.start()
-        if self._overwrites:
-            application = self._server._server.app
-            self._server._server.app = lambda environ, answer: application(
-                {key: value for key, value in environ.items() if key != "HTTP_IF_NONE_MATCH"}, answer
-            )
+        application = self._server._server.app
+
+        def guarded(environ: dict[str, Any], answer: Any) -> Any:
+            if environ["REQUEST_METHOD"] in self.refused:
+                answer("403 Forbidden", [("Content-Length", "0")])
+                return []
+            if self._overwrites:
+                environ = {key: value for key, value in environ.items() if key != "HTTP_IF_NONE_MATCH"}
+            return application(environ, answer)
+
+        self._server._server.app = guarded
 
     def stop(self) -> None:
         if self._server is not None:
@@ -126,6 +134,7 @@ def s3(*, overwrites: bool = False) -> Iterator[Bucket]:
             try:
                 yield bucket
             finally:
+                bucket.refused = set()
                 bucket.stop()
                 bucket.start()
                 bucket.remove()

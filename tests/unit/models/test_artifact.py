@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import resource
 import shutil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,6 @@ from models import artifact
 from models.artifact import Artifact
 from models.errors import ArtifactError, ManifestError
 from tests.support.artifacts import GOLDEN, MODEL, make_confidence, make_manifest, write_artifact, write_files
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LISTED = ("confidence.json", "golden.npz", "model.onnx")
 EXTERNAL = b"\x0a\x08location"
@@ -256,7 +254,7 @@ def test_an_unfinished_seal_is_not_an_artifact(tmp_path: Path) -> None:
 
 
 def test_a_seal_that_died_before_its_rename_is_not_an_artifact(folder: Path) -> None:
-    (folder / "manifest.json").rename(folder / f".manifest.json.{os.getpid()}.tmp")
+    (folder / "manifest.json").rename(folder / ".manifest.json.0123456789abcdef.tmp")
 
     with pytest.raises(ArtifactError, match="is not an artifact: manifest.json cannot be read"):
         Artifact.load(folder)
@@ -348,12 +346,30 @@ def test_write_synced_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["value.json"]
 
 
-def test_write_synced_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_write_synced_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     target = tmp_path / "value.json"
     target.write_bytes(b"old")
-    (tmp_path / f".value.json.{os.getpid()}.tmp").mkdir()  # the temporary file cannot be opened
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            artifact.write_synced(target, b"new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    with pytest.raises(IsADirectoryError):
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"value.json": b"old"}
+
+
+def test_two_who_write_a_file_under_one_process_number_keep_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In containers that share a folder every process is number 1."""
+    target, made = tmp_path / "value.json", set()
+    replace = Path.replace
+
+    def noted(path: Path, place: Path) -> Path:
+        made.add(path.name)
+        return replace(path, place)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    for _ in range(2):
         artifact.write_synced(target, b"new")
-
-    assert target.read_bytes() == b"old"
+    assert len(made) == 2

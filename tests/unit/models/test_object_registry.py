@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import threading
 import time
@@ -12,11 +14,20 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from models import following, object_registry
+from models import artifact, following, object_registry
 from models.__main__ import main
 from models.artifact import Artifact, verify
 from models.dataset import scan
-from models.errors import ArtifactError, ConflictError, InUseError, SettingsError, UnknownModelError, UnreachableError
+from models.errors import (
+    ArtifactError,
+    ConflictError,
+    InUseError,
+    RefusedError,
+    RegistryError,
+    SettingsError,
+    UnknownModelError,
+    UnreachableError,
+)
 from models.gate_report import GateReport
 from models.holdout import Holdout
 from models.mirror import KEPT
@@ -296,6 +307,41 @@ def test_a_deletion_that_died_half_way_is_finished_or_forgotten(shelf: Shelf, mo
     assert registry.versions("birds") == [1]
 
 
+def test_a_deletion_that_broke_off_is_gone_on_with_after_minutes_and_holds_up_no_other(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry, 4)
+    shelf.put("birds/versions/2/deleted.json", shelf.get("birds/versions/2/manifest.json"))
+    shelf.put("birds/versions/4/deleted.json", b"of another")
+    assert registry.prune("birds", 0) == [3]
+    assert registry.versions("birds") == [1, 2, 4]
+    monkeypatch.setattr(object_registry, "ABANDONED", timedelta(seconds=-5))
+    assert registry.prune("birds", 0) == [2]
+    assert registry.versions("birds") == [1, 4]
+
+
+def test_numbers_in_a_bucket_are_those_that_are_written_as_here_and_one_without_a_file_ends_nothing(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    shelf.put("birds/versions/07/manifest.json", b"{}")
+    shelf.put("birds/aliases/07.json", b"{}")
+    shelf.put("birds/versions/5/model.onnx", b"x")
+    files = ObjectStore.files
+
+    def meanwhile(store: ObjectStore, path: str) -> dict[str, datetime]:
+        if path == "birds/versions/5":
+            # Somebody else sweeps too.
+            shelf.delete("birds/versions/5/model.onnx")
+        return files(store, path)
+
+    monkeypatch.setattr(ObjectStore, "files", meanwhile)
+    assert registry.prune("birds", 9) == []
+    assert (registry.versions("birds"), registry.history("birds")) == ([1], [1])
+
+
 # --- the mirror
 
 
@@ -325,6 +371,21 @@ def test_a_mirror_that_was_altered_is_read_again_by_the_next_process(shelf: Shel
     assert (shelf.machine("b").path("birds", 1) / "model.onnx").read_bytes() == good
 
 
+def test_to_verify_is_to_read_the_store_and_not_the_mirror(shelf: Shelf) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    path, key = registry.path("birds", 1), "birds/versions/1/model.onnx"
+    good = shelf.get(key)
+    shelf.put(key, good[::-1])
+    with pytest.raises(ArtifactError, match=f"{shelf.url}/{key} was altered"):
+        registry.verify("birds", 1)
+    assert verify(path).version == 1, "and what is here stays"
+    shelf.put(key, good)
+    assert registry.verify("birds", 1) == registry.manifest("birds", 1)
+    with pytest.raises(UnknownModelError):
+        registry.verify("birds", 2)
+
+
 def test_a_version_whose_manifest_is_gone_is_gone_from_every_mirror(shelf: Shelf) -> None:
     registry = shelf.machine("a")
     shelf.publish(registry, 2)
@@ -334,6 +395,27 @@ def test_a_version_whose_manifest_is_gone_is_gone_from_every_mirror(shelf: Shelf
     with pytest.raises(UnknownModelError, match=r"birds has no version 2; it has \[1\]"):
         other.path("birds", 2)
     assert not path.exists()
+
+
+def test_a_bucket_that_is_missing_takes_nothing_from_the_mirror(away: Shelf) -> None:
+    away.publish(away.machine("a"))
+    path = away.machine("b").path("birds", 1)
+    away.bucket.remove()
+    try:
+        assert away.machine("b").path("birds", 1) == path
+        assert verify(path).version == 1
+        with pytest.raises(UnreachableError):
+            away.machine("never-seen").path("birds", 1)
+    finally:
+        away.bucket.client.create_bucket(Bucket=away.bucket.name)
+
+
+def test_a_manifest_that_cannot_be_found_beside_its_files_takes_nothing_from_the_mirror(shelf: Shelf) -> None:
+    shelf.publish(shelf.machine("a"))
+    path = shelf.machine("b").path("birds", 1)
+    shelf.delete("birds/versions/1/manifest.json")
+    assert shelf.machine("b").path("birds", 1) == path
+    assert verify(path).version == 1
 
 
 def test_a_number_that_holds_another_version_than_the_mirror_is_read_anew(shelf: Shelf) -> None:
@@ -352,6 +434,13 @@ def test_a_mirror_keeps_what_was_used_last(shelf: Shelf, tmp_path: Path) -> None
     shelf.publish(registry, KEPT)
     registry.path("birds", 1)
     shelf.publish(registry, 2)
+    found = sorted(int(path.name) for path in (tmp_path / "a").glob("registry/*/birds/versions/*"))
+    assert found == [1, *range(4, KEPT + 3)]
+
+
+def test_a_mirror_keeps_what_is_in_production_however_much_is_used_after_it(shelf: Shelf, tmp_path: Path) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry, KEPT + 2)
     found = sorted(int(path.name) for path in (tmp_path / "a").glob("registry/*/birds/versions/*"))
     assert found == [1, *range(4, KEPT + 3)]
 
@@ -427,6 +516,36 @@ def test_who_asks_after_a_failure_is_told_at_once_and_after_a_pause_one_asks_aga
     assert store.read("x") is None
 
 
+def test_whether_a_run_has_published_is_not_answered_by_a_mirror(away: Shelf, tmp_path: Path) -> None:
+    """A mirror has not what the run published from another machine, or just now: it would publish twice."""
+    source = write_files(tmp_path / "source")
+    away.publish(away.machine("a"))
+    away.machine("b").path("birds", 1)
+    away.machine("a").publish(source, make_manifest(run="job-1"))
+    assert away.machine("b").find_run("birds", "job-1") == 2
+    away.bucket.stop()
+    assert away.machine("b").versions("birds") == [1]
+    with pytest.raises(UnreachableError):
+        away.machine("b").find_run("birds", "job-1")
+
+
+def test_a_run_is_not_said_to_have_published_nothing_where_a_card_cannot_be_asked_for(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = shelf.machine("a")
+    registry.publish(write_files(tmp_path / "source"), make_manifest(run="job-1"))
+    other, read = shelf.machine("b"), ObjectStore.read
+
+    def gone(store: ObjectStore, path: str) -> bytes | None:
+        if path.endswith("manifest.json"):
+            raise UnreachableError("gone")
+        return read(store, path)
+
+    monkeypatch.setattr(ObjectStore, "read", gone)
+    with pytest.raises(UnreachableError):
+        other.find_run("birds", "job-1")
+
+
 def test_who_trains_waits_for_a_store_that_comes_back(away: Shelf, tmp_path: Path) -> None:
     away.bucket.stop()
     patient = open_registry(away.url, tmp_path / "trainer", is_patient=True)
@@ -442,6 +561,41 @@ def test_who_trains_waits_for_a_store_that_comes_back(away: Shelf, tmp_path: Pat
 def test_a_wrong_bucket_is_said_by_name(bucket: Bucket, tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match="s3://no-such-bucket/registry cannot be reached: .*404 Not Found"):
         open_registry("s3://no-such-bucket/registry", tmp_path).names()
+
+
+def test_who_may_only_read_is_told_so_and_reads_on(away: Shelf, tmp_path: Path) -> None:
+    registry = away.machine("a")
+    away.publish(registry, 2)
+    away.bucket.refused = {"PUT", "POST", "DELETE"}
+    for change in (lambda: away.publish(registry), lambda: registry.promote("birds", 2), lambda: registry.delete("birds", 2)):
+        with pytest.raises(RefusedError, match=f"{away.url} may not be written to with these credentials: .*403 Forbidden"):
+            change()
+        assert away.machine("a").current("birds").production == registry.current("birds").production == 1
+    away.bucket.refused = {"GET"}
+    assert registry.path("birds", 1) == away.machine("a").path("birds", 1), "by the mirror"
+    with pytest.raises(UnreachableError, match="refuses to be read"):
+        ObjectStore(away.url).read("birds/aliases/1.json")
+
+
+@pytest.mark.parametrize("key", ["birds/versions//model.onnx", "birds/versions/1//x", "birds/versions/1/../x"])
+def test_an_object_that_cannot_be_a_file_is_said_by_name_and_is_no_store_that_is_away(shelf: Shelf, key: str) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    registry.publish(write_files(registry.root / "source"), make_manifest(name="owls"))
+    shelf.put(key, b"")
+    with pytest.raises(RegistryError, match=f"{shelf.url} has an object named .*{key.rpartition('/')[0]}") as caught:
+        registry.prune("birds", 9)
+    assert not isinstance(caught.value, UnreachableError)
+    assert registry.versions("owls") == [1], "it is asked on"
+
+
+def test_an_object_that_is_far_too_large_is_not_read_into_memory(shelf: Shelf) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    shelf.put("birds/aliases/2.json", b" " * (2**24 + 1))
+    with pytest.raises(RegistryError, match=f"{shelf.url}/birds/aliases/2.json has 16777217 bytes, expected at most 16777216"):
+        registry.current("birds")
+    assert registry.versions("birds") == [1]
 
 
 def test_a_url_that_the_environment_leaves_incomplete_is_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -509,6 +663,37 @@ def test_a_follower_finds_new_names_and_what_was_put_back_from_a_backup(shelf: S
     assert {name: follower.aliases(name).production for name in follower.names()} == {"birds": 1, "owls": 1}
 
 
+def test_an_epoch_that_is_a_copy_of_another_is_refused_and_not_followed_for_ever(shelf: Shelf) -> None:
+    registry = shelf.machine("a")
+    shelf.publish(registry)
+    follower = shelf.machine("b").follower()
+    assert [follower.aliases(name).epoch for name in follower.names()] == [1]
+    shelf.put("birds/aliases/2.json", shelf.get("birds/aliases/1.json"))
+    for look in (lambda: follower.aliases("birds"), lambda: registry.current("birds"), lambda: registry.promote("birds", 1)):
+        with pytest.raises(RegistryError, match=r"birds/aliases/2\.json is not valid: it says epoch 1, expected 2"):
+            look()
+
+
+def test_a_prefix_that_was_emptied_is_a_store_that_is_away_until_something_is_there(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "ALL_S", 0.0)
+    registry = shelf.machine("a")
+    follower = shelf.machine("b").follower()
+    assert follower.names() == [], "nothing was ever there"
+    shelf.publish(registry)
+    assert follower.names() == ["birds"]
+    backup = {key: shelf.get(key) for key in shelf.objects()}
+    for key in backup:
+        shelf.delete(key)
+    for _ in range(2):
+        with pytest.raises(UnreachableError, match=f"{shelf.url} had models and is empty"):
+            follower.names()
+    for key, data in backup.items():
+        shelf.put(key, data)
+    assert [follower.aliases(name).production for name in follower.names()] == [1]
+
+
 def test_who_starts_while_the_store_is_away_serves_production_or_the_newest_before_it_that_is_here(away: Shelf) -> None:
     registry = away.machine("a")
     away.publish(registry, 3)
@@ -549,6 +734,37 @@ def test_a_held_out_set_is_the_same_on_every_machine(away: Shelf, tmp_path: Path
     away.bucket.stop()
     with pytest.raises(UnreachableError):
         Holdout.read(away.machine("a"), "birds")
+
+
+def test_a_pointer_to_held_out_images_that_cannot_be_kept_is_an_error_and_not_an_older_one(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk a trainer would learn from what was held out since."""
+    registry = shelf.machine("a")
+    Holdout.fix(registry, "birds", scan(write_colours(tmp_path / "data", {"train": 2, "test": 3}), Recipe()))
+    shelf.publish(registry)
+    other = shelf.machine("b")
+    assert Holdout.read(other, "birds") is not None
+    Holdout.replace(registry, "birds", scan(write_colours(tmp_path / "new", {"train": 1, "test": 4}), Recipe()))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "write_synced", full)
+        with pytest.raises(OSError, match="No space left"):
+            Holdout.read(other, "birds")
+
+
+def test_of_a_held_out_set_its_own_files_are_read_and_no_others(shelf: Shelf, tmp_path: Path) -> None:
+    registry = shelf.machine("a")
+    held = Holdout.fix(registry, "birds", scan(write_colours(tmp_path / "data", {"train": 2, "test": 3}), Recipe()))
+    shelf.publish(registry)
+    assert held is not None
+    shelf.put(f"birds/holdout/{held.sha256}/stranger.bin", b"x")
+    read = Holdout.read(shelf.machine("b"), "birds")
+    assert read is not None
+    assert set(files_of(read.path)) == {"index.json", "thumbnails.npz", "images.zip"}
 
 
 def test_what_the_gate_said_is_read_on_another_machine(shelf: Shelf) -> None:

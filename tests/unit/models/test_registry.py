@@ -18,6 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from models import publishing
 from models.artifact import Artifact, verify
 from models.errors import ArtifactError, ConflictError, ManifestError, NothingToRollBackError, RegistryError, UnknownModelError
 from models.registry import HISTORY, Aliases, Registry, parse_reference
@@ -427,6 +428,26 @@ def test_an_alias_file_that_is_not_valid_is_refused_by_path(registry: Registry) 
     assert registry.resolve("birds:1") == ("birds", 1), "a version asked for by number needs no alias"
 
 
+def test_only_numbers_as_they_are_written_here_are_versions_and_epochs(registry: Registry) -> None:
+    publish(registry)
+    for name in ("01", "٣", "x"):
+        shutil.copytree(registry.path("birds", 1), registry.root / "birds" / "versions" / name)
+        shutil.copy(registry.root / "birds" / "aliases" / "1.json", registry.root / "birds" / "aliases" / f"{name}.json")
+    (registry.root / "birds" / "aliases" / "07.json").write_text("{}")
+    assert (registry.versions("birds"), registry.history("birds"), registry.resolve("birds")) == ([1], [1], ("birds", 1))
+    publish(registry)
+    assert registry.prune("birds", 9) == []
+    assert registry.versions("birds") == [1, 2]
+
+
+def test_an_alias_file_that_is_a_copy_of_another_epoch_is_refused(registry: Registry) -> None:
+    publish(registry)
+    file = registry.root / "birds" / "aliases" / "2.json"
+    shutil.copy(file.with_name("1.json"), file)
+    with pytest.raises(RegistryError, match=r"2\.json is not valid: it says epoch 1, expected 2; copy it from a backup"):
+        registry.aliases("birds")
+
+
 # --- the candidate, runs, and who looked before
 
 
@@ -491,9 +512,15 @@ def test_the_version_of_a_run_is_found_and_one_that_cannot_be_read_is_passed_ove
     assert registry.find_run("owls", "one") is None
 
 
-def test_staging_of_a_dead_process_is_swept_by_the_next_publication(registry: Registry) -> None:
+def test_staging_of_a_dead_process_is_swept_by_a_publication_an_hour_later(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left = registry.root / "birds" / ".publishing-1-00000000"
     write_files(left)
+    os.utime(left, (0, 0))
+    publish(registry)
+    assert left.exists(), "it may be another machine's, whose lock is not seen here"
+    monkeypatch.setattr(publishing, "IDLE_S", 0.0)
     publish(registry)
     assert not left.exists()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from models import publishing
 from models.artifact import verify
 from models.errors import ArtifactError, ConflictError, InUseError, UnknownModelError
 from models.open_registry import open_registry
@@ -129,7 +130,10 @@ def test_pruning_keeps_the_newest_and_what_is_needed(registry: Registry) -> None
     assert registry.prune("birds", 9) == []
 
 
-def test_pruning_removes_what_dead_processes_left_and_nothing_that_is_being_made(registry: Registry) -> None:
+def test_pruning_removes_what_dead_processes_left_and_nothing_that_is_being_made(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "IDLE_S", 0.0)
     home = registry.root / "birds"
     dead, alive = home / ".publishing-1-00000000", home / f".publishing-{os.getpid()}-11111111"
     for folder in (dead, alive):
@@ -144,6 +148,39 @@ def test_pruning_removes_what_dead_processes_left_and_nothing_that_is_being_made
     finally:
         os.close(descriptor)
     assert [path.name for path in half.iterdir()] == ["deleted.json"]
+
+
+@either
+@pytest.mark.parametrize(
+    ("version", "left"), [(3, [1, 2, 3, 4, 5]), (4, [1, 2, 3, 4, 5]), (5, [1, 2, 3, 4, 5]), (2, [1, 3, 4, 5])]
+)
+def test_a_deletion_that_broke_off_is_taken_back_where_an_alias_names_it_by_now(
+    registry: Registry, version: int, left: list[int]
+) -> None:
+    registry.bury("birds", version)
+    assert version not in registry.versions("birds")
+    assert registry.prune("birds", 9) == []
+    assert registry.versions("birds") == left
+    if version in left:
+        assert verify(registry.path("birds", version)).version == version
+    else:
+        assert registry.aliases("birds").action == "delete 2"
+    epoch = registry.aliases("birds").epoch
+    registry.prune("birds", 9)
+    assert registry.aliases("birds").epoch == epoch, "what has ended is not noted again"
+
+
+@either
+def test_a_version_that_was_deleted_does_not_come_back_as_what_a_rollback_would_go_to(registry: Registry) -> None:
+    """Of what was in production before, a deleted version is still on record."""
+    registry.rollback("birds")
+    registry.delete("birds", 4)
+    registry.promote("birds", 5)
+    registry.promote("birds", 1)
+    registry.delete("birds", 3)
+    registry.rollback("birds")
+    registry.prune("birds", 9)
+    assert registry.versions("birds") == [1, 2, 5]
 
 
 # --- copy
@@ -184,6 +221,7 @@ def test_an_altered_version_is_not_copied(registry: Registry, tmp_path: Path) ->
 
 def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else sweeps between the making of a folder and its lock, three times."""
+    monkeypatch.setattr(publishing, "IDLE_S", 0.0)
     make, made = Path.mkdir, []
 
     def make_and_lose(path: Path, *arguments: object, **options: object) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi.testclient import TestClient
 
-from models.errors import UnreachableError
+from models.errors import RefusedError, UnreachableError
 from models.registry import Registry
 from service.api.app import build_app
 from service.engine import Engine, EngineRef
@@ -35,3 +35,20 @@ def test_a_store_that_goes_away_meanwhile_makes_no_version_unreadable(
         refused = client.get(path)
     assert (refused.status_code, refused.json()["code"]) == (503, "registry_unreachable")
     assert "retry-after" in refused.headers
+
+
+def test_promotion_with_credentials_that_may_not_write_is_said_and_no_fault_of_the_callers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_colours(Registry(tmp_path / "registry"), tmp_path / "work")
+    engine = EngineRef()
+    engine.set(Engine(Settings(home=tmp_path)))
+
+    def read_only(*_: Any, **__: Any) -> None:
+        raise RefusedError("s3://candor/registry may not be written to with these credentials: 403 Forbidden")
+
+    monkeypatch.setattr(Registry, "promote", read_only)
+    with TestClient(build_app(engine)) as client:
+        refused = client.post("/models/colours/promote", json={"version": 1})
+    assert (refused.status_code, refused.json()["code"]) == (503, "registry_read_only")
+    assert "s3://" not in refused.text
