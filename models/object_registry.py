@@ -14,7 +14,7 @@ import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from models import aliases as moves
 from models import retention
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from models.following import Follower
     from models.object_store import ObjectStore
 
+Answer = TypeVar("Answer")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What was begun so long ago is not finished any more.
 _CLAIMS = "claims"
@@ -67,12 +68,7 @@ class ObjectRegistry(Registry):
 
     def names(self) -> list[str]:
         """See `Registry`; asks once, and twice or more for each name."""
-        try:
-            return [name for name in self.folders() if self._has_whole(name)]
-        except UnreachableError:
-            if not (mirrored := self._mirrored.names()):
-                raise
-            return mirrored
+        return _asked(lambda: [name for name in self.folders() if self._has_whole(name)], lambda: self._mirrored.names() or None)
 
     def folders(self) -> list[str]:
         """Every name that something was written of, in alphabetical order.
@@ -86,12 +82,7 @@ class ObjectRegistry(Registry):
         """See `Registry`; asks once, and once more for each number."""
         if not re.fullmatch(NAME_PATTERN, name):
             return []
-        try:
-            return self.present(name)
-        except UnreachableError:
-            if not (mirrored := self._mirrored.versions(name)):
-                raise
-            return mirrored
+        return _asked(lambda: self.present(name), lambda: self._mirrored.versions(name) or None)
 
     def present(self, name: str) -> list[int]:
         """As `versions`, by the store and nobody else."""
@@ -102,12 +93,9 @@ class ObjectRegistry(Registry):
 
     def has_version(self, name: str) -> bool:
         """See `Registry`; asks twice, or more where the newest is none."""
-        try:
-            return bool(re.fullmatch(NAME_PATTERN, name)) and self._has_whole(name)
-        except UnreachableError:
-            if not self._mirrored.has_version(name):
-                raise
-            return True
+        if not re.fullmatch(NAME_PATTERN, name):
+            return False
+        return _asked(lambda: self._has_whole(name), lambda: self._mirrored.has_version(name) or None)
 
     def path(self, name: str, version: int) -> Path:
         """A version's folder in the mirror; brought there, and verified, if it was not there.
@@ -137,13 +125,8 @@ class ObjectRegistry(Registry):
     def require(self, name: str, version: int) -> None:
         """See `Registry`; brings nothing here."""
         check_name(name)
-        try:
-            is_there = self._store.exists(_manifest(name, version))
-        except UnreachableError:
-            if self._mirror.find(name, version) is None:
-                raise
-            return
-        if not is_there:
+        manifest = _manifest(name, version)
+        if not _asked(lambda: self._store.exists(manifest), lambda: self._mirror.find(name, version) is not None or None):
             raise UnknownModelError(self._unknown(name, version))
 
     def verify(self, name: str, version: int) -> Manifest:
@@ -163,13 +146,12 @@ class ObjectRegistry(Registry):
 
     def aliases(self, name: str) -> Aliases:
         """See `Registry`."""
-        try:
-            return self.current(name)
-        except UnreachableError:
-            mirrored = self._mirrored.aliases(name)
-            if not mirrored.epoch:
-                raise
-            return mirrored
+
+        def mirrored() -> Aliases | None:
+            found = self._mirrored.aliases(name)
+            return found if found.epoch else None
+
+        return _asked(lambda: self.current(name), mirrored)
 
     def current(self, name: str) -> Aliases:
         """As `aliases`, by the store and nobody else."""
@@ -197,16 +179,13 @@ class ObjectRegistry(Registry):
     def has_begun(self, name: str) -> bool:
         """See `Registry`. A number that was only claimed is none."""
         check_name(name)
-        return any(
-            self._store.exists(_manifest(name, number)) or self._store.exists(_buried(name, number))
-            for number in self._numbers(name)
-        )
+        return any(self._is_taken(name, number) for number in self._numbers(name))
 
     def receive(self, source: Path, sealed: Manifest) -> None:
         """See `Registry`. A copy that was begun with the same bytes is finished."""
         name, version = sealed.name, sealed.version
         self._store.require_exclusive()
-        if self._store.exists(_manifest(name, version)) or self._store.exists(_buried(name, version)):
+        if self._is_taken(name, version):
             retention.require_same(self, sealed)
         elif self._store.create_own(_claim(name, version), json.dumps({"manifest": sealed.sha256}).encode()):
             self._upload(source, sealed)
@@ -259,13 +238,13 @@ class ObjectRegistry(Registry):
 
     def read_gate(self, name: str, version: int) -> GateReport | None:
         """See `Registry`."""
-        try:
-            data = self._store.read(f"{check_name(name)}/{GATES}/{version}.json")
-        except UnreachableError:
-            if (mirrored := self._mirrored.read_gate(name, version)) is None:
-                raise
-            return mirrored
-        return None if data is None else GateReport.parse(data)
+        path = f"{check_name(name)}/{GATES}/{version}.json"
+
+        def asked() -> GateReport | None:
+            data = self._store.read(path)
+            return None if data is None else GateReport.parse(data)
+
+        return _asked(asked, lambda: self._mirrored.read_gate(name, version))
 
     def holdout(self, name: str) -> Path:
         """See `Registry`. Never of the mirror alone: what nobody may learn from has to be known for certain.
@@ -340,17 +319,21 @@ class ObjectRegistry(Registry):
         """The numbers that files were written under, ascending, whole or not."""
         return sorted(int(number) for number in self._store.folders(f"{name}/versions") if moves.is_number(number))
 
+    def _is_taken(self, name: str, version: int) -> bool:
+        """Whether there is a version, or was one."""
+        return self._store.exists(_manifest(name, version)) or self._store.exists(_buried(name, version))
+
     def _has_whole(self, name: str) -> bool:
         return any(self._store.exists(_manifest(name, number)) for number in reversed(self._numbers(name)))
 
     def _read_file(self, name: str, version: int, file: str) -> bytes:
         check_name(name)
-        try:
-            data = self._store.read(f"{_folder(name, version)}/{file}")
-        except UnreachableError:
-            if (mirrored := self._mirror.find(name, version)) is None:
-                raise
-            return (mirrored / file).read_bytes()
+
+        def mirrored() -> bytes | None:
+            place = self._mirror.find(name, version)
+            return None if place is None else (place / file).read_bytes()
+
+        data = _asked(lambda: self._store.read(f"{_folder(name, version)}/{file}"), mirrored)
         if data is None:
             self.require(name, version)
             raise ArtifactError(f"{self.place}/{_folder(name, version)} is not an artifact: {file} cannot be read")
@@ -360,6 +343,20 @@ class ObjectRegistry(Registry):
         """Remove what is below a number but its tombstone, so that the number is not given again."""
         path = _folder(name, version)
         self._store.remove(f"{path}/{file}" for file in self._store.files(path) if file != DELETED)
+
+
+def _asked(store: Callable[[], Answer], mirror: Callable[[], Answer | None]) -> Answer:
+    """What the store says; while it cannot be reached what the mirror has.
+
+    Raises:
+        UnreachableError: If the mirror has nothing, which it says by None.
+    """
+    try:
+        return store()
+    except UnreachableError:
+        if (kept := mirror()) is None:
+            raise
+        return kept
 
 
 def _folder(name: str, version: int) -> str:
