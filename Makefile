@@ -17,6 +17,13 @@ PEERS := $(foreach peer,bentoml fastapi litserve mosec ray,benchmarks/.venv-$(pe
 # What looks for weak spots in manifests.
 CHECKOV := .venv-checkov
 export BENTOML_DO_NOT_TRACK := true
+# An environment beside ours, of the lock that comes first among what it is made from.
+define environment
+@test -x $(@D)/bin/python || { echo "creating $(@D)"; $(BIN)/python -m venv --without-pip $(@D); }
+@echo "installing $<"
+@VIRTUAL_ENV=$(@D) $(UV) pip sync --quiet --require-hashes $<
+@touch $@
+endef
 
 .PHONY: help install run fit lint fmt types imports unit check test test-fault lock bench-training peers bench-serving gpu-check bento image \
 	image-check sbom k8s-check clean
@@ -78,18 +85,12 @@ bench-training: install $(FASTAI)/.installed  ## candor beside fastai: accuracy,
 	@$(BIN)/python -m benchmarks.table
 
 $(FASTAI)/.installed: $(FASTAI_LOCK) | $(STAMP)
-	@test -x $(FASTAI)/bin/python || { echo "creating $(FASTAI)"; $(BIN)/python -m venv --without-pip $(FASTAI); }
-	@echo "installing $(FASTAI_LOCK)"
-	@VIRTUAL_ENV=$(FASTAI) $(UV) pip sync --quiet --require-hashes $(FASTAI_LOCK)
-	@touch $@
+	$(environment)
 
 peers: install $(PEERS:=/.installed)  ## the servers that candor's is measured against, each in an environment of its own
 
 benchmarks/.venv-%/.installed: benchmarks/peers/requirements-%.txt | $(STAMP)
-	@test -x $(@D)/bin/python || { echo "creating $(@D)"; $(BIN)/python -m venv --without-pip $(@D); }
-	@echo "installing $<"
-	@VIRTUAL_ENV=$(@D) $(UV) pip sync --quiet --require-hashes $<
-	@touch $@
+	$(environment)
 
 bench-serving: peers  ## candor beside other servers and beside what the machine could do (20 minutes, alone on the machine)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
@@ -106,10 +107,7 @@ k8s-check: install $(CHECKOV)/.installed  ## render and validate the manifests, 
 	  $(CHECKOV)/bin/checkov --config-file k8s/checkov.yaml --directory "$$rendered" && echo "checkov finds nothing"
 
 $(CHECKOV)/.installed: requirements/checkov.txt | $(STAMP)
-	@test -x $(CHECKOV)/bin/python || { echo "creating $(CHECKOV)"; $(BIN)/python -m venv --without-pip $(CHECKOV); }
-	@echo "installing $<"
-	@VIRTUAL_ENV=$(CHECKOV) $(UV) pip sync --quiet --require-hashes $<
-	@touch $@
+	$(environment)
 
 # What BentoML keeps lies under the home like everything else. Where there is no imagenet yet, it is published as it comes.
 MODEL ?= imagenet

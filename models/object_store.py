@@ -229,18 +229,23 @@ class ObjectStore:
             logger.info("%s can be reached again", self.url)
 
     def _client(self, retries: int, patience: timedelta, **timeouts: str) -> Any:
-        # Whoever writes http:// into AWS_ENDPOINT_URL has decided it; without this it would be an error of the library's.
-        options: ClientConfig = {"allow_http": True, "connect_timeout": f"{_ANSWER_S}s", **timeouts}  # type: ignore[typeddict-item]
-        retrying: RetryConfig = {
-            "max_retries": retries,
-            "retry_timeout": patience,
-            "backoff": {"max_backoff": timedelta(seconds=_MOST_BETWEEN_S)},
-        }
         try:
-            return from_url(self.url, client_options=options, retry_config=retrying)
+            return from_url(self.url, **patience_of(retries, patience, **timeouts))
         except BaseError as err:
             reason = _NO_CERTIFICATES if "No CA certificates" in str(err) else str(err).partition("\n")[0]
             raise SettingsError(f"{self.url} cannot be used as a registry: {reason}") from err
+
+
+def patience_of(retries: int, patience: timedelta, **timeouts: str) -> dict[str, Any]:
+    """How obstore is to ask: how often, for how long in all, and how long each time (its own words, such as `timeout`)."""
+    # Whoever writes http:// into AWS_ENDPOINT_URL has decided it; without this it would be an error of the library's.
+    options: ClientConfig = {"allow_http": True, "connect_timeout": f"{_ANSWER_S}s", **timeouts}  # type: ignore[typeddict-item]
+    retrying: RetryConfig = {
+        "max_retries": retries,
+        "retry_timeout": patience,
+        "backoff": {"max_backoff": timedelta(seconds=_MOST_BETWEEN_S)},
+    }
+    return {"client_options": options, "retry_config": retrying}
 
 
 def _reason(error: Exception) -> str:

@@ -46,10 +46,8 @@ def build_app(engine: EngineRef) -> FastAPI:
     app.include_router(feedback_router(engine))
     app.include_router(operations_router(engine, app))
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(ServiceError, _refused)
-    app.add_exception_handler(ImageError, _refused)
-    app.add_exception_handler(UnreachableError, _refused)
-    app.add_exception_handler(RefusedError, _refused)
+    for kind in (ServiceError, ImageError, UnreachableError, RefusedError):
+        app.add_exception_handler(kind, _refused)
     return app
 
 

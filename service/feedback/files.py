@@ -20,6 +20,7 @@ from obstore.fsspec import register
 
 from models.artifact import sync
 from models.errors import SettingsError
+from models.object_store import patience_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,8 +29,7 @@ _UNFINISHED = ".unfinished"
 _STALE_S = 3600
 # Object stores are reached by obstore, as the registry is, and not by a package of fsspec's for each.
 _STORE: dict[str, Any] = {
-    "client_options": {"allow_http": True, "connect_timeout": "3s", "timeout": "10s"},
-    "retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=3)},
+    **patience_of(2, timedelta(seconds=3), timeout="10s"),
     # What the environment says of it is read now.
     "skip_instance_cache": True,
 }
