@@ -16,6 +16,7 @@ import pytest
 from models.registry import Registry
 from tests.support import flood
 from tests.support.pictures import picture
+from tests.support.processes import end
 from tests.support.server import ROOT, Server, free_port, serve
 from tests.support.tiny import publish_colours
 
@@ -51,8 +52,7 @@ def balancer(servers: list[Server], home: Path) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        process.wait(10)
+        end(process, 10)
 
 
 def wait_until_known(url: str, seconds: float = 10) -> None:

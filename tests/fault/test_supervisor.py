@@ -351,12 +351,16 @@ def test_orderly_end_keeps_what_was_learnt_and_is_no_attempt(tmp_path: Path, mon
         assert epochs(shop, job) == [1, 2, 3, 4]
 
 
+def step_until_away(shop: Workshop, job: Job) -> None:
+    shop.step_until(lambda: "could not be reached" in (shop.job(job).reason or ""))
+
+
 def test_a_registry_that_is_away_is_no_attempt_and_what_was_learnt_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINER_FAULT", "unreachable")
     monkeypatch.setattr("service.jobs.supervisor.AWAY_S", 0.5)
     with workshop(tmp_path, attempts=1) as shop:
         job = shop.submit()
-        shop.step_until(lambda: "could not be reached" in (shop.job(job).reason or ""))
+        step_until_away(shop, job)
         waiting = shop.job(job)
         assert (waiting.state, waiting.process, waiting.device) == ("preparing", None, 0)
         job = shop.finish(job)
@@ -381,12 +385,12 @@ def test_a_job_whose_registry_is_away_can_be_cancelled_and_taken_over(tmp_path: 
     monkeypatch.setenv("TRAINER_FAULT", "unreachable always")
     with workshop(tmp_path) as shop:
         cancelled = shop.submit()
-        shop.step_until(lambda: "could not be reached" in (shop.job(cancelled).reason or ""))
+        step_until_away(shop, cancelled)
         shop.store.cancel(cancelled.id)
         shop.supervisor.step()
         assert shop.job(cancelled).state == "cancelled"
         job = shop.submit("two")
-        shop.step_until(lambda: "could not be reached" in (shop.job(job).reason or ""))
+        step_until_away(shop, job)
         shop.supervisor.stop()
         monkeypatch.delenv("TRAINER_FAULT")
         ended = shop.again().finish(job)
@@ -399,7 +403,7 @@ def test_a_gate_that_cannot_reach_the_registry_is_asked_again(tmp_path: Path, mo
     monkeypatch.setattr("service.jobs.supervisor.AWAY_S", 0.5)
     with workshop(tmp_path, attempts=1) as shop:
         job = shop.submit()
-        shop.step_until(lambda: "could not be reached" in (shop.job(job).reason or ""))
+        step_until_away(shop, job)
         away = time.monotonic()
         assert shop.job(job).state == "evaluating"
         job = shop.finish(job)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.processes import end
 from tests.support.server import ROOT
 
 if TYPE_CHECKING:
@@ -83,13 +84,7 @@ def run_pod(command: Sequence[str], variables: Mapping[str, str], writable: Sequ
     try:
         yield Pod(process, log)
     finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, 60)
 
 
 def main() -> None:

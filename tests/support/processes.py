@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+
+
+def end(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """TERM, then wait for the exit code; KILL, and an error, where it hangs."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
 
 
 def processes(home: Path, module: str) -> list[int]:

@@ -13,6 +13,7 @@ import httpx
 import yaml
 
 from tests.support.monitoring import manifest, require, rule_groups, write_rules
+from tests.support.processes import end
 from tests.support.server import free_port
 
 if TYPE_CHECKING:
@@ -109,9 +110,4 @@ def prometheus(folder: Path, pods: dict[str, int]) -> Iterator[Prometheus]:
         yield running
     finally:
         running.close()
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, 20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+
+from tests.support.processes import end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,14 +67,7 @@ class Server:
 
     def stop(self) -> int:
         """TERM, then wait; KILL if it hangs."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
+        return end(self.process, STOP_S)
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pytest
 
@@ -41,8 +41,10 @@ from tests.support.buckets import Bucket, s3, silent
 from tests.support.folders import write_colours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+Said = TypeVar("Said")
 
 
 def report(verdict: Literal["promote", "reject"], candidate: int) -> GateReport:
@@ -162,22 +164,31 @@ def test_a_card_is_read_without_the_version(shelf: Shelf, tmp_path: Path) -> Non
 # --- several writers
 
 
+def at_once(shelf: Shelf, numbers: range, act: Callable[[Registry, int], Said]) -> list[Said]:
+    """What came of an act for each number, all at the same moment and each by a machine of its own."""
+    barrier = threading.Barrier(len(numbers))
+
+    def one(number: int) -> Said:
+        mine = shelf.machine(f"of-{number}")
+        barrier.wait()
+        return act(mine, number)
+
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        return list(pool.map(one, numbers))
+
+
 def test_of_many_who_promote_from_where_they_saw_it_one_wins(shelf: Shelf) -> None:
     registry = shelf.machine("a")
     shelf.publish(registry, 9)
-    barrier = threading.Barrier(8)
 
-    def promote(version: int) -> bool:
-        mine = shelf.machine(f"of-{version}")
-        barrier.wait()
+    def promote(mine: Registry, version: int) -> bool:
         try:
             mine.promote("birds", version, expected_epoch=1)
         except ConflictError:
             return False
         return True
 
-    with ThreadPoolExecutor(8) as pool:
-        won = [version for version, is_won in zip(range(2, 10), pool.map(promote, range(2, 10)), strict=True) if is_won]
+    won = [version for version, is_won in zip(range(2, 10), at_once(shelf, range(2, 10), promote), strict=True) if is_won]
     assert [registry.aliases("birds").production] == won
     assert registry.history("birds") == [1, 2]
 
@@ -185,19 +196,15 @@ def test_of_many_who_promote_from_where_they_saw_it_one_wins(shelf: Shelf) -> No
 def test_of_two_who_delete_at_once_one_does_and_the_version_stays_deleted(shelf: Shelf) -> None:
     registry = shelf.machine("a")
     shelf.publish(registry, 3)
-    barrier = threading.Barrier(4)
 
-    def delete(number: int) -> str:
-        mine = shelf.machine(f"of-{number}")
-        barrier.wait()
+    def delete(mine: Registry, _: int) -> str:
         try:
             mine.delete("birds", 2)
         except (ConflictError, UnknownModelError):
             return "refused"
         return "deleted"
 
-    with ThreadPoolExecutor(4) as pool:
-        said = list(pool.map(delete, range(4)))
+    said = at_once(shelf, range(4), delete)
     assert sorted(said) == ["deleted", "refused", "refused", "refused"]
     assert registry.versions("birds") == [1, 3]
     assert [key for key in shelf.objects() if "/versions/2/" in key] == ["birds/versions/2/deleted.json"]
