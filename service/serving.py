@@ -11,6 +11,7 @@ import gc
 import importlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from service.parent import when_parent_ends
 from service.settings import Settings, read_settings_or_exit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from service.engine import EngineRef
@@ -56,10 +58,9 @@ def _serve(settings: Settings) -> tuple[int, EngineRef]:
     logging.getLogger("bentoml").setLevel(logging.WARNING)
     for name in ("bentoml.serve", "uvicorn.error"):
         logging.getLogger(name).addFilter(_plainly)
-    # Until uvicorn listens to them, and again when it has drained: it raises once more what it has obeyed.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
     with tempfile.TemporaryDirectory(prefix="candor-bentoml-") as home:
+        # No exception while it imports: what is written in Rust or C would report it as an error of its own.
+        _obey(lambda *_: _leave_at_once(home))
         os.environ["BENTOML_HOME"] = home
         os.environ["BENTOML_DO_NOT_TRACK"] = "true"
         # Answers are judged in the threads that run the network, one on each core: more threads for a product of a few
@@ -73,6 +74,8 @@ def _serve(settings: Settings) -> tuple[int, EngineRef]:
         gc.freeze()
         server = _Server(_config(asgi.application, asgi.engine, settings), asgi.engine, settings)
         when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        # Until uvicorn listens to them, and again when it has drained: it raises once more what it has obeyed.
+        _obey(_leave)
         try:
             server.run()
         except SystemExit as err:
@@ -91,8 +94,19 @@ def _plainly(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Application startup failed")
 
 
+def _obey(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
+
+
+def _leave_at_once(home: str) -> None:
+    """Nothing is served yet, so nothing but the folder is to be put away."""
+    shutil.rmtree(home, ignore_errors=True)
+    os._exit(0)
 
 
 class _Server(uvicorn.Server):

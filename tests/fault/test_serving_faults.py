@@ -129,7 +129,7 @@ def test_term_at_any_moment_of_the_start_ends_cleanly_and_leaves_nothing(home: P
     rng = random.Random(3)
     temporary = home / "tmp"
     temporary.mkdir()
-    for wait_s in (0.9, *(rng.uniform(0.9, 4.0) for _ in range(3))):
+    for wait_s in (0.9, 1.2, 1.5, 1.8, *(rng.uniform(0.9, 4.0) for _ in range(3))):
         process = subprocess.Popen(
             [sys.executable, "-m", "service"],
             cwd=ROOT,
