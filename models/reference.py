@@ -7,6 +7,8 @@ import re
 from models.errors import UnknownModelError
 from models.manifest import NAME_PATTERN
 
+_REFERENCE = re.compile(rf"({NAME_PATTERN[1:-1]})(?::([1-9][0-9]{{0,8}}))?")
+
 
 def parse_reference(reference: str) -> tuple[str, int | None]:
     """Split `name` or `name:N`.
@@ -14,7 +16,7 @@ def parse_reference(reference: str) -> tuple[str, int | None]:
     Raises:
         UnknownModelError: If it is neither.
     """
-    match = re.fullmatch(rf"({NAME_PATTERN[1:-1]})(?::([1-9][0-9]{{0,8}}))?", reference)
+    match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise UnknownModelError(
             f"{reference!r:.80} is not a model; write name or name:version, such as birds or birds:3, in small letters"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from models.confidence.case import DEFAULT_LEVEL
@@ -17,7 +17,7 @@ from service.errors import BadRequestError, EmptyBodyError
 from service.inputs import is_raw_body, read_body
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from starlette.requests import Request
 
@@ -90,20 +90,29 @@ async def read_classify(request: Request, limits: BodyLimits, expect: Expect) ->
         ServiceError: As `inputs.read_body` and `expect`; BadRequestError also if a parameter is unknown or malformed, or there
             are too many images; EmptyBodyError if there is none.
     """
-    left_s = time_left(request)
+    left_s = time_left(request.headers.get(DEADLINE_HEADER))
     _expect_early(request, expect)
     body = await read_body(request, limits)
-    given = parameters(request, body, ("model", "top_k", "raw", "trust"))
+    call = classify_call(request.query_params, body.fields)
     if len(body.images) > limits.max_images:
         raise BadRequestError(f"the request holds {len(body.images)} images; at most {limits.max_images} are accepted")
     _require_image(body)
+    return replace(call, images=tuple(body.images), deadline_s=left_s())
+
+
+def classify_call(query: Mapping[str, str], fields: Mapping[str, Any]) -> ClassifyCall:
+    """What is asked of images that are yet to come.
+
+    Raises:
+        BadRequestError: If a parameter is unknown or malformed.
+    """
+    given = parameters(query, fields, ("model", "top_k", "raw", "trust"))
     return ClassifyCall(
-        images=tuple(body.images),
+        images=(),
         model=_text("model", given.get("model"), "a name, or name:version"),
         top_k=_top_k(given),
         is_raw=_flag("raw", given.get("raw"), default=False),
         has_trust=_flag("trust", given.get("trust"), default=True),
-        deadline_s=left_s(),
     )
 
 
@@ -113,11 +122,11 @@ async def read_explain(request: Request, limits: BodyLimits, expect: Expect) -> 
     Raises:
         ServiceError: As `read_classify`; BadRequestError also if there are several images.
     """
-    left_s = time_left(request)
+    left_s = time_left(request.headers.get(DEADLINE_HEADER))
     _expect_early(request, expect)
     body = await read_body(request, limits)
     known = ("model", "confidence_level", "top_k", "neighbors", "heatmap", "versus")
-    given = parameters(request, body, known)
+    given = parameters(request.query_params, body.fields, known)
     if len(body.images) > 1:
         raise BadRequestError(f"the request holds {len(body.images)} images, and one is explained at a time; send each by itself")
     _require_image(body)
@@ -139,16 +148,16 @@ def _expect_early(request: Request, expect: Expect) -> None:
         expect(_text("model", request.query_params.get("model"), "a name, or name:version"))
 
 
-def time_left(request: Request) -> Callable[..., float]:
+def time_left(given: str | None) -> Callable[..., float]:
     """What tells, whenever it is called, how many seconds the caller still waits; 0 when that is over.
 
-    Infinity where the caller does not say. An argument is a second bound, of which the sooner holds; both count from
+    Infinity where `given`, the header's value, is None. An argument is a second bound, of which the sooner holds; both count from
     this call on, for the time in which the body comes is the caller's waiting too.
 
     Raises:
         BadRequestError: If what it says is no number of milliseconds.
     """
-    given, came, deadline_s = request.headers.get(DEADLINE_HEADER), time.monotonic(), math.inf
+    came, deadline_s = time.monotonic(), math.inf
     if given is not None:
         if not given.isdecimal() or len(given) > len(str(MAX_DEADLINE_MS)) or not 1 <= int(given) <= MAX_DEADLINE_MS:
             raise BadRequestError(f"{DEADLINE_HEADER} is {given!r:.80}, expected milliseconds from 1 to {MAX_DEADLINE_MS}")
@@ -156,14 +165,14 @@ def time_left(request: Request) -> Callable[..., float]:
     return lambda within_s=math.inf: max(0.0, min(deadline_s, within_s) - (time.monotonic() - came))
 
 
-def parameters(request: Request, body: Body, known: Iterable[str]) -> dict[str, Any]:
-    """What stands in the query, or beside the images; the query wins.
+def parameters(query: Mapping[str, str], fields: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """What stands in the query, or beside the images in `fields`; the query wins.
 
     Raises:
         BadRequestError: If one is unknown.
     """
     # A parameter without a value was left out, and does not hide the one in the body.
-    given = {**body.fields, **{name: value for name, value in request.query_params.items() if value}}
+    given = {**fields, **{name: value for name, value in query.items() if value}}
     unknown = sorted(given.keys() - set(known))
     if unknown:
         raise BadRequestError(f"{unknown[0]!r:.80} is not a parameter; known are {', '.join(known)}")

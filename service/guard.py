@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from service import access
 from service.audit import Entry
+from service.budget import Arrival
 from service.errors import (
     PROBLEM_TYPE,
     DeviceLostError,
     DisconnectedError,
     NotAuditedError,
     ServiceError,
-    StalledError,
     is_open_inference,
     problem_of,
     problem_of_status,
@@ -41,8 +41,6 @@ logger = logging.getLogger("candor.guard")
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
 _HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 UNMATCHED = "unmatched"
-# A body has so long to arrive, and a second more for each so many bytes of it: a slow line is waited for, a slow sender not.
-BODY_S, BODY_BYTES_PER_S = 10.0, 2**16
 # What is answered sooner than this is not worth asking whether anybody still listens.
 _LISTEN_S = 0.05
 
@@ -50,7 +48,7 @@ _LISTEN_S = 0.05
 def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
     """The caller's own id of a request, if it is one, or another."""
     given = headers.get(b"x-request-id", b"")
-    return given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
+    return given if _REQUEST_ID.match(given) else b"%032x" % random.getrandbits(128)
 
 
 class Guard:
@@ -124,8 +122,7 @@ class Guard:
             # From the table: a path from the caller is never a label.
             route = UNMATCHED if found is None else found.template
             method = scope["method"] if scope["method"] in _HTTP_METHODS else "other"
-            engine.metrics.requests.labels(route, method, str(answer.status)).inc()
-            engine.metrics.request_duration.labels(route).observe(time.perf_counter() - started)
+            engine.metrics.count_request(route, method, answer.status, time.perf_counter() - started)
 
     async def _admit(self, engine: Engine, scope: Scope, found: Access | None, entry: Entry | None) -> None:
         """Let a request through, or raise why not; what may change something, only if it can be audited."""
@@ -146,11 +143,8 @@ class _Body:
 
     def __init__(self, receive: Receive, budget: Budget | None, *, is_timed: bool) -> None:
         self._receive = receive
-        self._budget = budget
+        self._arrival = Arrival(budget)
         self._is_timed = is_timed
-        self._since = time.monotonic()
-        self._count = 0
-        self._taken = 0
         self._is_whole = False
         # Why it could not be read; what reads it may word that in another way.
         self.failure: ServiceError | None = None
@@ -177,18 +171,13 @@ class _Body:
         if self._is_whole or not self._is_timed:
             message = await self._receive()
         else:
-            left_s = self._since + BODY_S + self._count / BODY_BYTES_PER_S - time.monotonic()
             try:
-                async with asyncio.timeout(max(0.0, left_s)):
+                async with asyncio.timeout(self._arrival.left_s()):
                     message = await self._receive()
             except TimeoutError as err:
-                raise StalledError(f"{self._count} bytes of the body came in {time.monotonic() - self._since:.0f} s") from err
+                raise self._arrival.stalled() from err
         self._is_whole = self._is_whole or not message.get("more_body", False)
-        count = len(message.get("body", b""))
-        self._count += count
-        if self._budget is not None:
-            self._budget.take(count)
-            self._taken += count
+        self._arrival.add(len(message.get("body", b"")))
         return message
 
     async def while_heard(self, answer: _Answer, answering: Awaitable[None]) -> None:
@@ -228,8 +217,7 @@ class _Body:
 
     def give_back(self) -> None:
         """The request is answered."""
-        if self._budget is not None:
-            self._budget.give_back(self._taken)
+        self._arrival.give_back()
 
 
 class _Answer:

@@ -1,18 +1,22 @@
 """uvicorn's HTTP protocol, which lets go of those who make it wait: for the end of a head, or for an answer to be read.
 
 It also refuses by the head alone what `Protocol.refuse` says, with no task and no layer in between: under a flood that takes the
-least from those who are answered.
+least from those who are answered. And it gathers the body of what `Protocol.carry` takes over, and writes its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from typing import Protocol as Interface
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import contextvars
+    from collections.abc import Callable, Coroutine, Sequence
 
     Headers = Sequence[tuple[bytes, bytes]]
 
@@ -24,14 +28,49 @@ HEAD_BYTES = 2**16
 READ_S = 30.0
 
 
-class _Refused:
-    """Stands where uvicorn has a request's cycle: of one that is answered, whose body is passed over."""
+logger = logging.getLogger("candor.http")
 
-    response_complete = True
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as it goes over the wire, without date and connection; `closes` where nothing is to come behind it."""
+
+    data: bytes
+    closes: bool = False
+
+
+class Carried(Interface):
+    """A request that a connection carries: its body is handed over in parts, and its answer awaited, in its context."""
+
+    context: contextvars.Context
+
+    def add(self, part: bytes) -> Answer | None:
+        """Take a part; an answer ends it."""
+
+    def left_s(self) -> float:
+        """How long the next part may take, in seconds."""
+
+    def stalled(self) -> Answer:
+        """End it for taking longer."""
+
+    def answer(self) -> Coroutine[Any, Any, Answer]:
+        """End it, when the body is whole."""
+
+    def abandon(self) -> None:
+        """End it: the caller hung up."""
+
+
+class _Cycle:
+    """Stands where uvicorn has a request's cycle: of one that is answered here, or is already, and its body passed over."""
+
     disconnected = False
 
-    def __init__(self) -> None:
+    def __init__(self, carried: Carried | None, *, keep_alive: bool) -> None:
+        self.carried = carried
+        self.keep_alive = keep_alive
+        self.response_complete = False
         self.message_event = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
 
 
 class Protocol(HttpToolsProtocol):
@@ -39,12 +78,19 @@ class Protocol(HttpToolsProtocol):
 
     Attributes:
         refuse: Method, target and headers of a request to the answer that it gets at once; None where it is to be answered.
+        carry: Method, target and scope of a request to what is carried, or to the answer; None where uvicorn does it.
     """
 
     refuse: Callable[[bytes, bytes, Headers], bytes | None] | None = None
+    carry: Callable[[bytes, bytes, Any], Carried | Answer | None] | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _body_timer: asyncio.TimerHandle | None = None
     _read_timer: asyncio.TimerHandle | None = None
+    # Until the next part of what is carried must be there.
+    _part_timer: asyncio.TimerHandle | None = None
+    # What is carried and not answered, and uvicorn's or ours of the message that is parsed.
+    _carried: _Cycle | None = None
+    cycle: Any
     # Of the message that is parsed.
     _has_head = False
     _is_whole = True
@@ -60,9 +106,11 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
-        for timer in (self._head_timer, self._body_timer, self._read_timer):
+        for timer in (self._head_timer, self._body_timer, self._read_timer, self._part_timer):
             if timer is not None:
                 timer.cancel()
+        if self._carried is not None:
+            self._abandon(self._carried)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -104,22 +152,43 @@ class Protocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        answer = self._refusal()
-        if answer is None:
+        found = self._by_head()
+        if found is None:
             super().on_headers_complete()
+            return
+        # Who asked whether to send the body may leave it out, and then nobody knows where the next request begins.
+        keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive() and not self.expect_100_continue
+        if isinstance(found, Answer):
+            self.cycle = _Cycle(None, keep_alive=keeps)
+            self._answer(self.cycle, found)
         else:
-            self._answer_at_once(answer)
+            self.cycle = self._carried = _Cycle(found, keep_alive=keeps)
+            self._wait_for_part(found)
 
     def on_body(self, body: bytes) -> None:
         """Pass a part on."""
         self._told += 1
-        super().on_body(body)
+        cycle = self.cycle
+        if not isinstance(cycle, _Cycle):
+            super().on_body(body)
+        elif not cycle.response_complete and cycle.carried is not None:
+            answer = cycle.carried.add(body)
+            if answer is not None:
+                self._answer(cycle, answer)
 
     def on_message_complete(self) -> None:
         """All of it is there; if it was answered before, the connection rests from now on."""
         self._told += 1
         self._is_whole = True
-        super().on_message_complete()
+        cycle = self.cycle
+        if not isinstance(cycle, _Cycle):
+            super().on_message_complete()
+        elif not cycle.response_complete and cycle.carried is not None:
+            self._stop_waiting_for_part()
+            cycle.task = self.loop.create_task(self._carry(cycle, cycle.carried), context=cycle.carried.context)
+            # As uvicorn does: what is in there is waited for when it drains.
+            self.tasks.add(cycle.task)
+            cycle.task.add_done_callback(self.tasks.discard)
         if self._body_timer is None or self.transport.is_closing():
             return
         self._body_timer.cancel()
@@ -136,24 +205,73 @@ class Protocol(HttpToolsProtocol):
         if self.cycle.response_complete and not self._is_whole and self._body_timer is None:
             self._body_timer = self.loop.call_later(HEAD_S, self._let_go)
 
-    def _refusal(self) -> bytes | None:
-        """The answer to a request that is refused by its head; not while others wait here for theirs, or to be read."""
+    def _by_head(self) -> Answer | Carried | None:
+        """What the head of a request decides; nothing while others wait here for their answers, or to have them read."""
         if self.refuse is None or self.flow.write_paused or self.parser.should_upgrade():
             return None
         if self.cycle is not None and not self.cycle.response_complete:
             return None
-        return self.refuse(self.parser.get_method(), self.url, self.headers)
+        method = self.parser.get_method()
+        refusal = self.refuse(method, self.url, self.headers)
+        if refusal is not None:
+            return Answer(refusal)
+        return None if self.carry is None else self.carry(method, self.url, self.scope)
 
-    def _answer_at_once(self, answer: bytes) -> None:
-        self.cycle = _Refused()  # type: ignore[assignment]
-        # Who asked whether to send the body may leave it out, and then nobody knows where the next request begins.
-        keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive() and not self.expect_100_continue
-        self._closes_behind_it = not keeps
-        more = [*self.server_state.default_headers, *(() if keeps else ((b"connection", b"close"),))]
-        status, _, rest = answer.partition(b"\r\n")
+    async def _carry(self, cycle: _Cycle, carried: Carried) -> None:
+        try:
+            answer = await carried.answer()
+        except asyncio.CancelledError:
+            self._abandon(cycle)
+            raise
+        except Exception:
+            logger.exception("a request could not be answered")
+            self._abandon(cycle)
+            self.transport.close()
+        else:
+            self._answer(cycle, answer)
+
+    def _abandon(self, cycle: _Cycle) -> None:
+        """End what is carried without an answer, once."""
+        if cycle.response_complete:
+            return
+        cycle.response_complete = True
+        self._carried = None
+        if cycle.task is not None:
+            cycle.task.cancel()
+        if cycle.carried is not None:
+            cycle.carried.abandon()
+
+    def _answer(self, cycle: _Cycle, answer: Answer) -> None:
+        """Write the answer to the request that has its turn."""
+        self._stop_waiting_for_part()
+        self._carried = None
+        cycle.response_complete = True
+        if self.transport.is_closing():
+            return
+        self._closes_behind_it = answer.closes or not cycle.keep_alive
+        more = [*self.server_state.default_headers, *(((b"connection", b"close"),) if self._closes_behind_it else ())]
+        status, _, rest = answer.data.partition(b"\r\n")
         self.transport.write(b"\r\n".join([status, *(name + b": " + value for name, value in more), rest]))
         # Not closed before the body is there: what comes to a closed connection resets it, and the answer is lost.
+        if self._closes_behind_it and (self._is_whole or self.cycle is not cycle):
+            self.transport.close()
         self.on_response_complete()
+
+    def _wait_for_part(self, carried: Carried) -> None:
+        self._part_timer = self.loop.call_later(carried.left_s(), self._look_at_part, carried)
+
+    def _look_at_part(self, carried: Carried) -> None:
+        self._part_timer = None
+        if carried.left_s():
+            self._wait_for_part(carried)
+        else:
+            self._answer(self.cycle, carried.stalled())
+            self._let_go()
+
+    def _stop_waiting_for_part(self) -> None:
+        if self._part_timer is not None:
+            self._part_timer.cancel()
+            self._part_timer = None
 
     def _wait_for_head(self) -> None:
         if self._head_timer is None:
@@ -186,7 +304,10 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
 
 
-def refusing(refuse: Callable[[bytes, bytes, Headers], bytes | None]) -> type[Protocol]:
-    """The protocol that refuses what `refuse` says."""
+def protocol(
+    refuse: Callable[[bytes, bytes, Headers], bytes | None],
+    carry: Callable[[bytes, bytes, Any], Carried | Answer | None] | None = None,
+) -> type[Protocol]:
+    """The protocol that refuses what `refuse` says, and carries what `carry` takes."""
     # uvicorn makes an instance for each connection, and gives it nothing of ours.
-    return type("Refusing", (Protocol,), {"refuse": staticmethod(refuse)})
+    return type("Bound", (Protocol,), {"refuse": staticmethod(refuse), "carry": None if carry is None else staticmethod(carry)})

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FILE_FIELDS = ("image", "images")
 # What a body without a type is taken for.
-_ANY = "application/octet-stream"
+ANY_TYPE = "application/octet-stream"
 _MAX_FIELDS = 20
 _MAX_FIELD_BYTES = 10_000
 
@@ -90,7 +90,7 @@ async def read_body(request: Request, limits: BodyLimits) -> Body:
         BadRequestError: If it cannot be read, or holds more images than any request may.
         DisconnectedError: If the caller hangs up before its end.
     """
-    media_type = _media_type(request.headers.get("content-type", _ANY))
+    media_type = _media_type(request.headers.get("content-type", ANY_TYPE))
     if media_type == "multipart/form-data":
         return await _read_multipart(request, limits)
     if media_type == "application/json":
@@ -108,13 +108,13 @@ async def read_body(request: Request, limits: BodyLimits) -> Body:
 
 def is_raw_body(request: Request) -> bool:
     """Whether the body is the image and nothing else."""
-    return is_raw_type(request.headers.get("content-type", _ANY))
+    return is_raw_type(request.headers.get("content-type", ANY_TYPE))
 
 
 def is_raw_type(content_type: str) -> bool:
     """Whether a body of that type is the image and nothing else."""
     media_type = _media_type(content_type)
-    return media_type.startswith("image/") or media_type == _ANY
+    return media_type.startswith("image/") or media_type == ANY_TYPE
 
 
 def _media_type(content_type: str) -> str:

@@ -223,6 +223,11 @@ class Metrics:
             for value in values:
                 counter.labels(value)
 
+    def count_request(self, route: str, method: str, status: int, took_s: float) -> None:
+        """Count a request that was answered; route and method are one of ours, never what a caller made up."""
+        self.requests.labels(route, method, str(status)).inc()
+        self.request_duration.labels(route).observe(took_s)
+
     def count_prediction(self, manifest: Manifest, label: str) -> None:
         """Count a label that was answered by name, unless the model has so many that the series would be too."""
         shown = label if len(manifest.labels) <= MAX_LABELS else "other"

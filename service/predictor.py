@@ -186,7 +186,7 @@ class Predictor:
         if isinstance(answer, Prediction):
             for label in (answer.labels[0][0],) if answer.selected is None else answer.selected:
                 self._metrics.count_prediction(model.manifest, label)
-        p_max = float(judged.row.max()) if model.manifest.task == "single_label" else None
+        p_max = answer.probability if isinstance(answer, Prediction) and answer.selected is None else None
         trust = judged.trust
         model.monitor.answered(p_max, trust.p_correct, trust.familiarity, trust.action)
         return answer
@@ -208,10 +208,12 @@ def decide(model: LiveModel, judged: Judged, top_k: int, *, is_raw: bool = False
             return Estimate(value, manifest.unit, None, trust, judged)
         around = Range(interval.level, value - interval.half_width, value + interval.half_width)
         return Estimate(value, manifest.unit, around, trust, judged)
-    labels = tuple(rank_labels(activate(judged.logits, manifest.task, 1.0) if is_raw else row, manifest.labels, top_k))
-    top = float(row.max())
+    order = ranked(row, max(2, top_k))
+    named = ((manifest.labels[i], float(row[i])) for i in order[:top_k])
+    labels = tuple(rank_labels(activate(judged.logits, manifest.task, 1.0), manifest.labels, top_k) if is_raw else named)
+    top = float(row[order[0]])
     if model.thresholds is None:
-        margin = top - float(np.partition(row, -2)[-2]) if len(row) > 1 else top
+        margin = top - float(row[order[1]]) if len(order) > 1 else top
         return Prediction(labels, None, trust, top, margin, judged)
     over = row >= model.thresholds
     selected = tuple(manifest.labels[i] for i in ranked(row, len(row)) if over[i])

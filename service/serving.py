@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from models.errors import SettingsError
-from service.http import refusing
+from service.http import protocol
 from service.logs import EXIT_UNAVAILABLE, configure
 from service.parent import when_parent_ends
 from service.settings import Settings, read_settings_or_exit
@@ -156,11 +156,12 @@ class _Server(uvicorn.Server):
 
 
 def _config(application: Any, engine: EngineRef, settings: Settings) -> uvicorn.Config:
-    # Only now: it needs the engine, and with it bentoml's environment.
+    # Only now: they need the engine, and with it bentoml's environment.
     refuse = importlib.import_module("service.refusal").refuse
+    carry = importlib.import_module("service.express").carry
     return uvicorn.Config(
         application,
-        http=refusing(lambda *head: refuse(engine.get(), *head)),
+        http=protocol(lambda *head: refuse(engine.get(), *head), lambda *head: carry(engine.get(), *head)),
         host=settings.host,
         port=settings.port,
         log_level="warning",

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from models.errors import ImageError
 from service.api.answer import keep, logged_problem, version_header
-from service.calls import time_left
+from service.calls import DEADLINE_HEADER, time_left
 from service.errors import BadRequestError, UnsupportedMediaTypeError
 from service.inference import answered, understand
 from service.inputs import whole_body
@@ -50,7 +50,7 @@ class InferAnswer(BaseModel):
 async def answer_infer(engine: Engine, reference: str, request: Request) -> Response:
     """Answer one request to `name` or `name:N`, whatever it is: nothing is raised."""
     try:
-        left_s = time_left(request)
+        left_s = time_left(request.headers.get(DEADLINE_HEADER))
         engine.expect(reference)
         model, call = await _read(engine, reference, request)
         results = await engine.predictor.classify(model, call.images, 1, deadline_s=left_s(call.timeout_s))

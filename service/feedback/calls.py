@@ -49,7 +49,7 @@ async def read_feedback(request: Request, limits: BodyLimits) -> FeedbackCall:
         ImageError: If the image is no base64.
     """
     body = await read_body(request, limits)
-    given = parameters(request, body, _KNOWN)
+    given = parameters(request.query_params, body.fields, _KNOWN)
     if given.get("label") in (None, ""):
         raise BadRequestError("label is missing; expected a text, a list of texts, or a number, by the model's task")
     ways = [bool(given.get("id")), bool(given.get("request_id")), bool(body.images)]

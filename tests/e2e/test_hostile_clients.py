@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.guard import BODY_S
+from service.budget import BODY_S
 from service.http import HEAD_S
 from tests.support.pictures import picture
 from tests.support.processes import resident_bytes

@@ -13,7 +13,7 @@ import pytest
 
 from service import http
 from service.budget import Budget
-from service.http import refusing
+from service.http import protocol
 from tests.support.guarded import Engine, listening
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def connected(home: Path, refuse: Any = lambda *head: None) -> Iterator[socket.s
     engine = Engine(home)
     engine.budget = Budget(10**8)
     with (
-        listening(headers_of, engine, refusing(refuse)) as address,
+        listening(headers_of, engine, protocol(refuse)) as address,
         socket.create_connection(address, timeout=10) as connection,
     ):
         yield connection

@@ -14,7 +14,7 @@ import pytest
 from service.backlog import Backlog
 from service.budget import Budget
 from service.errors import UnknownModelError
-from service.http import refusing
+from service.http import protocol
 from service.metrics import Metrics
 from service.refusal import refuse
 from tests.support.guarded import Engine as GuardedEngine
@@ -108,7 +108,7 @@ async def length(scope: Any, receive: Any, send: Any) -> None:
 def serving(home: Path, full: Any) -> Iterator[tuple[str, int]]:
     engine = GuardedEngine(home)
     engine.budget = Budget(10**6)
-    with listening(length, engine, refusing(lambda *head: refuse(full, *head))) as address:
+    with listening(length, engine, protocol(lambda *head: refuse(full, *head))) as address:
         yield address
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from service import guard, http
+from service import budget, http
 from tests.support.guarded import Engine, listening
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ Address = tuple[str, int]
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "HEAD_S", HEAD_S)
     monkeypatch.setattr(http, "READ_S", READ_S)
-    monkeypatch.setattr(guard, "BODY_S", BODY_S)
-    monkeypatch.setattr(guard, "BODY_BYTES_PER_S", 1000)
+    monkeypatch.setattr(budget, "BODY_S", BODY_S)
+    monkeypatch.setattr(budget, "BODY_BYTES_PER_S", 1000)
 
 
 class Reader:

@@ -1,0 +1,157 @@
+"""The request that there are most of: `/classify` with one image as its body, from the connection to the predictor and back.
+
+What lies between them for every other request (uvicorn's messages, the guard, BentoML) would take most of the time of the one
+thread that runs the network, and do nothing that is not done here (docs/decisions/0010). What is answered is the same, and
+whatever is out of the ordinary takes the usual way.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from dataclasses import replace
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from service import access
+from service.api.classify import answer_classify
+from service.budget import Arrival
+from service.calls import DEADLINE_HEADER, classify_call, time_left
+from service.errors import DeviceLostError, DisconnectedError, ServiceError, phrase, problem_of
+from service.guard import request_id_of
+from service.http import Answer
+from service.inputs import ANY_TYPE, is_raw_type
+from service.logs import key_id, request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.responses import Response
+    from starlette.types import Scope
+
+    from service.calls import ClassifyCall
+    from service.engine import Engine
+
+_PATH, _METHOD = "/classify", "POST"
+_ACCESS = access.find(_METHOD, _PATH)
+# Most callers always ask for the same; what is longer is not worth being kept.
+_KEPT_QUERIES, _KEPT_BYTES = 256, 200
+
+
+def carry(engine: Engine, method: bytes, target: bytes, scope: Scope) -> Express | Answer | None:
+    """A request that is answered here, by its head; or an answer, if it may not ask; or None for the usual way.
+
+    Args:
+        engine: What answers.
+        method: As it was sent.
+        target: Path and query, as they were sent.
+        scope: Its headers, and where it came in.
+    """
+    path, _, query = target.partition(b"?")
+    if path != b"/classify" or method != b"POST" or len(query) > _KEPT_BYTES:
+        return None
+    if engine.observer is not None or engine.is_closing or engine.device.is_lost:
+        return None
+    # The first of each name, as everywhere.
+    headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+    length = headers.get(b"content-length", b"")
+    if not (length.isdigit() and 0 < int(length) <= engine.body_limits.max_bytes) or b"expect" in headers:
+        return None
+    if not is_raw_type(headers.get(b"content-type", ANY_TYPE.encode()).decode("latin-1")):
+        return None
+    deadline = headers.get(DEADLINE_HEADER.encode())
+    try:
+        left_s = time_left(None if deadline is None else deadline.decode("latin-1"))
+        call = _asked(query)
+        engine.expect(call.model)
+    except ServiceError:
+        return None
+    express = Express(engine, call, left_s, request_id_of(headers))
+    return express.admit(scope)
+
+
+@lru_cache(_KEPT_QUERIES)
+def _asked(query: bytes) -> ClassifyCall:
+    return classify_call(dict(parse_qsl(query.decode("latin-1"))), {})
+
+
+@cache
+def _status_line(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {phrase(status)}".encode()
+
+
+class Express:
+    """One of them, from its head to its answer; see the module.
+
+    Attributes:
+        context: What is to be known of it wherever its answer is made.
+    """
+
+    def __init__(self, engine: Engine, call: ClassifyCall, left_s: Callable[[], float], given_id: bytes) -> None:
+        """Begin; it ends with the first method that gives an answer, or with `abandon`."""
+        self._engine = engine
+        self._call = call
+        self._left_s = left_s
+        self._id = given_id
+        self._since = time.perf_counter()
+        self._arrival = Arrival(engine.budget)
+        self._parts: list[bytes] = []
+        self.context = contextvars.copy_context()
+        self.context.run(request_id.set, given_id.decode())
+        self.context.run(key_id.set, None)
+        engine.metrics.in_flight.inc()
+
+    def admit(self, scope: Scope) -> Express | Answer:
+        """This request, or why it may not ask."""
+        try:
+            self.context.run(self._engine.admission.admit, scope, _ACCESS)
+        except ServiceError as err:
+            return self._end(problem_of(err).response())
+        return self
+
+    def add(self, part: bytes) -> Answer | None:
+        """Take a part of the body; an answer if there is no room for it."""
+        try:
+            self._arrival.add(len(part))
+        except ServiceError as err:
+            return self._end(problem_of(err).response())
+        self._parts.append(part)
+        return None
+
+    def left_s(self) -> float:
+        """How long the next part may take."""
+        return self._arrival.left_s()
+
+    def stalled(self) -> Answer:
+        """The answer where it took longer."""
+        return self._end(problem_of(self._arrival.stalled()).response())
+
+    async def answer(self) -> Answer:
+        """Classify the body, which is whole. May be cancelled, and is then to be abandoned."""
+        image = b"".join(self._parts)
+        # Of a large image there are not to be two.
+        self._parts.clear()
+        return self._end(await answer_classify(self._engine, replace(self._call, images=(image,), deadline_s=self._left_s())))
+
+    def abandon(self) -> None:
+        """The caller hung up. Nobody hears an answer; the status is for the metrics."""
+        self._engine.metrics.shed.labels(DisconnectedError.code).inc()
+        self._count(DisconnectedError.status)
+
+    def _end(self, response: Response) -> Answer:
+        if response.status_code < 400 and self._engine.device.is_lost:
+            # What was computed shortly before the fault showed may be garbage already.
+            response = problem_of(DeviceLostError()).response()
+        self._count(response.status_code)
+        head = [_status_line(response.status_code)]
+        head += [name + b": " + value for name, value in response.raw_headers if name != b"connection"]
+        head.append(b"x-request-id: " + self._id)
+        # Whoever keeps this connection should open the next one to somebody else.
+        closes = self._engine.is_closing or "connection" in response.headers
+        return Answer(b"\r\n".join([*head, b"", bytes(response.body)]), closes=closes)
+
+    def _count(self, status: int) -> None:
+        self._arrival.give_back()
+        self._engine.metrics.in_flight.dec()
+        self._engine.metrics.count_request(_PATH, _METHOD, status, time.perf_counter() - self._since)
