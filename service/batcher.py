@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -29,7 +30,8 @@ Result = TypeVar("Result")
 _LOOK_S = 0.01
 
 
-@dataclass(eq=False)
+# `deque.remove` words its error with the whole of what it did not find: of an answer, thousands of numbers.
+@dataclass(eq=False, repr=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
     answer: asyncio.Future[Result]
@@ -52,6 +54,7 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int,
         lanes: int,
+        is_shared: bool = False,
         on_taken: Callable[[int, Sequence[float]], Any] = lambda size, waited: None,
     ) -> None:
         """Take the function that runs a batch.
@@ -62,12 +65,14 @@ class Batcher(Generic[Item, Result]):
             executor: Threads, at least `lanes`; several batchers may share it.
             max_batch: Most items run together.
             lanes: Most batches in flight.
+            is_shared: Whether a lane leaves the others their share of what waits, which they will come for soon.
             on_taken: Told of each batch, in its lane: its size and the seconds that each of its items waited.
         """
         self._run = run
         self._executor = executor
         self._max_batch = max_batch
         self._lanes = lanes
+        self._is_shared = is_shared
         self._on_taken = on_taken
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         # Lanes that are at work or about to be. The lock is held for a few instructions, never while anything runs.
@@ -125,7 +130,8 @@ class Batcher(Generic[Item, Result]):
         """The oldest items whose callers still want them; what was given up is never run."""
         batch: list[_Waiting[Item, Result]] = []
         with self._lock:
-            while self._waiting and len(batch) < self._max_batch:
+            share = math.ceil(len(self._waiting) / self._lanes) if self._is_shared else self._max_batch
+            while self._waiting and len(batch) < min(share, self._max_batch):
                 waiting = self._waiting.popleft()
                 if not waiting.answer.done():
                     waiting.note("queue", waiting.since)

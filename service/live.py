@@ -94,7 +94,12 @@ class LiveModel:
         self._batch_size = metrics.batch_size.labels(manifest.name)
         self._queue_duration = metrics.queue_duration.labels(manifest.name)
         self._batcher: Batcher[Image, Judged] = Batcher(
-            self._run, executor, max_batch=plan.max_batch, lanes=plan.lanes, on_taken=self._taken
+            self._run,
+            executor,
+            max_batch=plan.max_batch,
+            lanes=plan.lanes,
+            is_shared=plan.is_shared,
+            on_taken=self._taken,
         )
         # One by one: a logit's last digits depend on what else is in its batch, and equal images get equal explanations.
         # Nor is a large map copied for images that nobody asked to have explained.
@@ -199,16 +204,17 @@ class Plan:
     ) -> None:
         """Fill what computes, and no more.
 
-        On a CPU a lane a core, which decodes an image and runs it: a second hand between the two costs more than it saves, and
-        images that run together on one core only push each other out of its cache. On a GPU two lanes, so that one is copied
-        while the other computes, of what other threads have decoded.
+        On a CPU a lane a core, which decodes what it runs: a second hand between the two costs more than it saves. Two images
+        together are computed no faster than one after the other, but the network wakes half as often for their answers and their
+        successors, and more push each other out of the core's cache. On a GPU two lanes, so that one batch is copied while
+        the other is computed, of what other threads have decoded.
         """
         self.provider = provider
         self.runtime = runtime
         self.precision = precision
-        self.decodes_in_lane = provider == "cpu"
+        self.decodes_in_lane = self.is_shared = provider == "cpu"
         self.lanes = max(2, cores) if provider == "cpu" else 2
-        self.max_batch = max_batch or (1 if provider == "cpu" else 64)
+        self.max_batch = max_batch or (2 if provider == "cpu" else 64)
 
     @property
     def warm_sizes(self) -> list[int]:

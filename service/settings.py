@@ -55,7 +55,7 @@ class Settings(HomeSettings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: the fastest that reproduces a version's golden outputs"
     )
-    max_batch: int | None = Field(default=None, ge=1, le=1024, description="images run together; auto: 1 on a CPU, 64 on a GPU")
+    max_batch: int | None = Field(default=None, ge=1, le=1024, description="images run together; auto: 2 on a CPU, 64 on a GPU")
     queue_limit: int = Field(default=512, ge=1, description="images that may wait; more are refused")
     queue_wait_s: float = Field(default=1.5, gt=0, description="how long what waits may take; what would wait longer is refused")
     queue_bytes: int = Field(default=512 * 2**20, ge=1024, description="bytes of bodies that may be in memory at once")

@@ -67,6 +67,47 @@ def test_lone_item_leaves_at_once_and_what_comes_meanwhile_shares_the_next_batch
     run(scenario)
 
 
+def test_lane_leaves_the_others_their_share() -> None:
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        work = Doubler(held=True)
+        batcher = Batcher(work, pool, max_batch=4, lanes=2, is_shared=True)
+        first = [asyncio.create_task(batcher.submit(number)) for number in (1, 2)]
+        await until(lambda: work.running == 2)
+        rest = [asyncio.create_task(batcher.submit(number)) for number in range(3, 6)]
+        await asyncio.sleep(0.01)
+        work.go.set()
+        await asyncio.gather(*first, *rest)
+        # Of three that wait the lane that comes first takes two, and the other one the third.
+        assert sorted(work.batches) == [[1], [2], [3, 4], [5]]
+
+    run(scenario)
+
+
+def test_giving_up_what_runs_spells_nothing_out() -> None:
+    """Who looks for it in the queue in vain gets an error, which is not to hold the image and thousands of numbers."""
+
+    class Image:
+        def __repr__(self) -> str:
+            raise AssertionError("spelt out")
+
+    async def scenario(pool: ThreadPoolExecutor) -> None:
+        has_begun, go = threading.Event(), threading.Event()
+
+        def work(images: Sequence[Image]) -> list[int]:
+            has_begun.set()
+            assert go.wait(10)
+            return [0 for _ in images]
+
+        asked = asyncio.create_task(Batcher(work, pool, max_batch=1, lanes=1).submit(Image()))
+        await until(has_begun.is_set)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go.set()
+
+    run(scenario)
+
+
 def test_lanes_run_at_once_and_no_more_than_there_are() -> None:
     async def scenario(pool: ThreadPoolExecutor) -> None:
         work = Doubler(held=True)
