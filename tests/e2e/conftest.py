@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,9 +19,11 @@ from tests.support.tiny import publish_colours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import httpx
+
+# What the command said; it is written when all is there.
+LOG = "quickstart.log"
 
 
 @pytest.fixture(scope="session")
@@ -29,20 +35,30 @@ def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_home: Path) -> Iterator[Server]:
-    # On a CPU images run one by one unless it is told otherwise; here they are to share batches, as on a GPU.
+    # On a CPU two images at most run together unless it is told otherwise; here they are to share batches, as on a GPU.
     with serve(tiny_home, run="serve", max_body_bytes=9_000_000, max_batch=16) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def quickstart_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make run` makes before it serves: `imagenet` and `fashion`, by the real command."""
+    """What `make run` makes before it serves: `imagenet` and `fashion`, by the real command.
+
+    It takes minutes, so it is made once, and each process of the tests has a copy to work in.
+    """
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-by-quickstart"
+    with (made.with_suffix(".lock")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / LOG).exists():
+            command = [sys.executable, "-m", "training", "quickstart"]
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment(made), capture_output=True, text=True, check=False, timeout=1800
+            )
+            assert done.returncode == 0, done.stderr
+            (made / LOG).write_text(done.stderr)
     home = tmp_path_factory.mktemp("quickstart")
-    command = [sys.executable, "-m", "training", "quickstart"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False, timeout=1800)
-    assert done.returncode == 0, done.stderr
-    (home / "quickstart.log").write_text(done.stderr)
-    return home
+    return Path(shutil.copytree(made, home, dirs_exist_ok=True))
 
 
 @pytest.fixture(scope="session")
