@@ -15,14 +15,24 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from service import access
+from service.api.answer import logged_problem
 from service.api.classify import answer_classify
 from service.budget import Arrival
 from service.calls import DEADLINE_HEADER, classify_call, time_left
-from service.errors import DeviceLostError, DisconnectedError, ServiceError, phrase, problem_of
+from service.errors import (
+    DeviceLostError,
+    DisconnectedError,
+    QueueFullError,
+    ServiceError,
+    is_open_inference,
+    phrase,
+    problem_of,
+)
 from service.guard import request_id_of
 from service.http import Answer
 from service.inputs import ANY_TYPE, is_raw_type
 from service.logs import key_id, request_id
+from service.refusal import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +47,8 @@ _PATH, _METHOD = "/classify", "POST"
 _ACCESS = access.find(_METHOD, _PATH)
 # Most callers always ask for the same; what is longer is not worth being kept.
 _KEPT_QUERIES, _KEPT_BYTES = 256, 200
+# Of a length; more would not be a number to everybody.
+_MAX_DIGITS = 18
 
 
 def carry(engine: Engine, method: bytes, target: bytes, scope: Scope) -> Express | Answer | None:
@@ -49,31 +61,36 @@ def carry(engine: Engine, method: bytes, target: bytes, scope: Scope) -> Express
         scope: Its headers, and where it came in.
     """
     path, _, query = target.partition(b"?")
-    if path != b"/classify" or method != b"POST" or len(query) > _KEPT_BYTES:
+    if path != b"/classify" or method != b"POST" or len(query) > _KEPT_BYTES or b"#" in query:
         return None
-    if engine.observer is not None or engine.is_closing or engine.device.is_lost:
-        return None
-    # The first of each name, as everywhere.
+    # The first of each name, as the usual way reads them.
     headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-    length = headers.get(b"content-length", b"")
-    if not (length.isdigit() and 0 < int(length) <= engine.body_limits.max_bytes) or b"expect" in headers:
-        return None
-    if not is_raw_type(headers.get(b"content-type", ANY_TYPE.encode()).decode("latin-1")):
+    if engine.observer is not None or engine.is_closing or engine.device.is_lost or not _is_one_image(engine, headers):
         return None
     deadline = headers.get(DEADLINE_HEADER.encode())
     try:
         left_s = time_left(None if deadline is None else deadline.decode("latin-1"))
         call = _asked(query)
         engine.expect(call.model)
+    except QueueFullError as err:
+        return Answer(refusal(engine, path, headers, err))
     except ServiceError:
         return None
-    express = Express(engine, call, left_s, request_id_of(headers))
+    express = Express(engine, call, left_s, request_id_of(dict(scope["headers"])))
     return express.admit(scope)
+
+
+def _is_one_image(engine: Engine, headers: dict[bytes, bytes]) -> bool:
+    """Whether the body is an image and nothing else, is of a length that is accepted, and comes without being asked for."""
+    length = headers.get(b"content-length", b"")
+    if not length.isdigit() or len(length) > _MAX_DIGITS or not 0 < int(length) <= engine.body_limits.max_bytes:
+        return False
+    return b"expect" not in headers and is_raw_type(headers.get(b"content-type", ANY_TYPE.encode()).decode("latin-1"))
 
 
 @lru_cache(_KEPT_QUERIES)
 def _asked(query: bytes) -> ClassifyCall:
-    return classify_call(dict(parse_qsl(query.decode("latin-1"))), {})
+    return classify_call(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)), {})
 
 
 @cache
@@ -100,6 +117,8 @@ class Express:
         self.context = contextvars.copy_context()
         self.context.run(request_id.set, given_id.decode())
         self.context.run(key_id.set, None)
+        self.context.run(is_open_inference.set, False)
+        self._has_begun = False
         engine.metrics.in_flight.inc()
 
     def admit(self, scope: Scope) -> Express | Answer:
@@ -107,7 +126,7 @@ class Express:
         try:
             self.context.run(self._engine.admission.admit, scope, _ACCESS)
         except ServiceError as err:
-            return self._end(problem_of(err).response())
+            return self._refused(err)
         return self
 
     def add(self, part: bytes) -> Answer | None:
@@ -115,7 +134,7 @@ class Express:
         try:
             self._arrival.add(len(part))
         except ServiceError as err:
-            return self._end(problem_of(err).response())
+            return self._refused(err)
         self._parts.append(part)
         return None
 
@@ -125,33 +144,45 @@ class Express:
 
     def stalled(self) -> Answer:
         """The answer where it took longer."""
-        return self._end(problem_of(self._arrival.stalled()).response())
+        return self._refused(self._arrival.stalled())
 
     async def answer(self) -> Answer:
         """Classify the body, which is whole. May be cancelled, and is then to be abandoned."""
+        self._has_begun = True
         image = b"".join(self._parts)
         # Of a large image there are not to be two.
         self._parts.clear()
-        return self._end(await answer_classify(self._engine, replace(self._call, images=(image,), deadline_s=self._left_s())))
+        call = replace(self._call, images=(image,), deadline_s=self._left_s())
+        try:
+            response = await answer_classify(self._engine, call)
+        except Exception as err:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log gets the reason
+            response = logged_problem(err).response()
+        return self._end(response)
 
     def abandon(self) -> None:
         """The caller hung up. Nobody hears an answer; the status is for the metrics."""
-        self._engine.metrics.shed.labels(DisconnectedError.code).inc()
+        if self._has_begun:
+            self._engine.metrics.shed.labels(DisconnectedError.code).inc()
         self._count(DisconnectedError.status)
+
+    def _refused(self, error: ServiceError) -> Answer:
+        return self._end(self.context.run(problem_of(error).response))
 
     def _end(self, response: Response) -> Answer:
         if response.status_code < 400 and self._engine.device.is_lost:
             # What was computed shortly before the fault showed may be garbage already.
             response = problem_of(DeviceLostError()).response()
-        self._count(response.status_code)
         head = [_status_line(response.status_code)]
         head += [name + b": " + value for name, value in response.raw_headers if name != b"connection"]
         head.append(b"x-request-id: " + self._id)
         # Whoever keeps this connection should open the next one to somebody else.
         closes = self._engine.is_closing or "connection" in response.headers
-        return Answer(b"\r\n".join([*head, b"", bytes(response.body)]), closes=closes)
+        answer = Answer(b"\r\n".join([*head, b"", bytes(response.body)]), closes=closes)
+        self._count(response.status_code)
+        return answer
 
     def _count(self, status: int) -> None:
+        self._parts.clear()
         self._arrival.give_back()
         self._engine.metrics.in_flight.dec()
         self._engine.metrics.count_request(_PATH, _METHOD, status, time.perf_counter() - self._since)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import os
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from service.errors import (
 from service.logs import key_id, request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,10 +45,20 @@ UNMATCHED = "unmatched"
 _LISTEN_S = 0.05
 
 
+def _fresh_ids() -> Iterator[bytes]:
+    # Many at a time: to ask for one lets go of the interpreter, which others then have.
+    while True:
+        digits = os.urandom(4096).hex().encode()
+        yield from (digits[start : start + 32] for start in range(0, len(digits), 32))
+
+
+_FRESH_IDS = _fresh_ids()
+
+
 def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
     """The caller's own id of a request, if it is one, or another."""
     given = headers.get(b"x-request-id", b"")
-    return given if _REQUEST_ID.match(given) else b"%032x" % random.getrandbits(128)
+    return given if _REQUEST_ID.match(given) else next(_FRESH_IDS)
 
 
 class Guard:

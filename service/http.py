@@ -137,7 +137,7 @@ class Protocol(HttpToolsProtocol):
         """Begin to wait for the head of a further request."""
         super().on_message_begin()
         self._told += 1
-        self._has_head = self._is_whole = False
+        self._has_head = False
         self._wait_for_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -148,7 +148,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there: answer by it alone, or begin to answer."""
         self._told += 1
-        self._has_head = True
+        self._has_head, self._is_whole = True, False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -171,7 +171,7 @@ class Protocol(HttpToolsProtocol):
         cycle = self.cycle
         if not isinstance(cycle, _Cycle):
             super().on_body(body)
-        elif not cycle.response_complete and cycle.carried is not None:
+        elif cycle.carried is not None and cycle.task is None:
             answer = cycle.carried.add(body)
             if answer is not None:
                 self._answer(cycle, answer)
@@ -183,7 +183,8 @@ class Protocol(HttpToolsProtocol):
         cycle = self.cycle
         if not isinstance(cycle, _Cycle):
             super().on_message_complete()
-        elif not cycle.response_complete and cycle.carried is not None:
+        elif cycle.carried is not None and cycle.task is None:
+            # Once: what uvicorn would hand to another protocol ends here too, and has no cycle of its own.
             self._stop_waiting_for_part()
             cycle.task = self.loop.create_task(self._carry(cycle, cycle.carried), context=cycle.carried.context)
             # As uvicorn does: what is in there is waited for when it drains.
@@ -232,20 +233,22 @@ class Protocol(HttpToolsProtocol):
 
     def _abandon(self, cycle: _Cycle) -> None:
         """End what is carried without an answer, once."""
-        if cycle.response_complete:
-            return
+        carried, task = cycle.carried, cycle.task
+        self._finish(cycle)
+        if task is not None:
+            task.cancel()
+        if carried is not None:
+            carried.abandon()
+
+    def _finish(self, cycle: _Cycle) -> None:
+        """The request has its answer, or needs none: nothing is to hold on to its body, as this stands until the next one."""
+        self._stop_waiting_for_part()
+        self._carried = cycle.carried = cycle.task = None
         cycle.response_complete = True
-        self._carried = None
-        if cycle.task is not None:
-            cycle.task.cancel()
-        if cycle.carried is not None:
-            cycle.carried.abandon()
 
     def _answer(self, cycle: _Cycle, answer: Answer) -> None:
         """Write the answer to the request that has its turn."""
-        self._stop_waiting_for_part()
-        self._carried = None
-        cycle.response_complete = True
+        self._finish(cycle)
         if self.transport.is_closing():
             return
         self._closes_behind_it = answer.closes or not cycle.keep_alive

@@ -40,18 +40,18 @@ def refuse(engine: Engine, method: bytes, target: bytes, headers: Headers) -> by
     if path not in _INFERENCE or not is_raw_type(given.get(b"content-type", b"application/octet-stream").decode("latin-1")):
         return None
     try:
-        engine.expect(dict(parse_qsl(query.decode("latin-1"))).get("model"))
+        engine.expect(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)).get("model") or None)
     except QueueFullError as err:
-        return _answer(engine, path, given, err)
+        return refusal(engine, path, given, err)
     except ServiceError:
         pass
     return None
 
 
-def _answer(engine: Engine, path: bytes, given: dict[bytes, bytes], error: QueueFullError) -> bytes:
+def refusal(engine: Engine, path: bytes, given: dict[bytes, bytes], error: QueueFullError) -> bytes:
+    """The whole answer to a request that finds the queue full, counted."""
     problem, route = problem_of(error), path.decode()
-    engine.metrics.requests.labels(route, "POST", str(problem.status)).inc()
-    engine.metrics.request_duration.labels(route).observe(0)
+    engine.metrics.count_request(route, "POST", problem.status, 0)
     body = to_json(problem.body())
     lines = (
         f"HTTP/1.1 {problem.status} {phrase(problem.status)}",

@@ -47,6 +47,7 @@ def ask(server: Server, target: str, body: bytes | Iterable[bytes], headers: dic
         ("/classify?trust=false&model=colours", PHOTO, 200),
         ("/classify?model=colours:1", encode(plain(), "PNG"), 200),
         ("/classify?top_k=", PHOTO, 200),
+        ("/classify?top_k=1&top_k=&model=colours:9&model=", PHOTO, 200),
         ("/classify?top_k=0", PHOTO, 400),
         ("/classify?colour=red", PHOTO, 400),
         ("/classify?model=cats", PHOTO, 404),

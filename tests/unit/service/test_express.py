@@ -82,6 +82,8 @@ def test_one_image_of_known_length_is_carried(target: bytes, kind: tuple[bytes, 
         (b"POST", b"/classify", [JPEG, (b"transfer-encoding", b"chunked")], {}),
         (b"POST", b"/classify", [JPEG, (b"content-length", b"0")], {}),
         (b"POST", b"/classify", [JPEG, (b"content-length", b"1001")], {}),
+        (b"POST", b"/classify", [JPEG, (b"content-length", b"0" * 5000 + b"4")], {}),
+        (b"POST", b"/classify?a#&trust=false", [JPEG, LENGTH], {}),
         (b"POST", b"/classify", [JPEG, LENGTH, (b"expect", b"100-continue")], {}),
         (b"POST", b"/classify", [JPEG, LENGTH, (b"x-request-timeout-ms", b"soon")], {}),
         (b"POST", b"/classify", [LENGTH, (b"content-type", b"application/json")], {}),
@@ -122,6 +124,17 @@ def test_body_that_finds_no_room_is_refused_and_takes_none() -> None:
     assert express.add(b"abcd") is None
     assert express.add(b"efgh").data.startswith(b"HTTP/1.1 429 ")
     engine.budget.take(5)
+    # It stands at its connection until the next one comes.
+    assert vars(express)["_parts"] == []
+
+
+def test_full_queue_is_counted_once() -> None:
+    engine = Engine()
+    engine.backlog.enter("cats", 2)
+    answer = taken(engine, b"/classify?model=null", JPEG, LENGTH)
+    assert answer.data.startswith(b"HTTP/1.1 429 ")
+    assert engine.value("candor_shed_total", reason="queue_full") == 1
+    assert engine.value("candor_in_flight") == 0
 
 
 # --- on the wire
@@ -237,6 +250,27 @@ def test_requests_sent_at_once_are_answered_in_their_order(tmp_path: Path) -> No
             received += part
     # One that comes while another is answered takes the usual way, which keeps them in order.
     assert [part.rpartition(b"\r\n")[2] for part in received.split(b"HTTP/1.1 ")[1:]] == [b"answered 1", b"usual", b"usual"]
+
+
+def test_upgrade_behind_a_request_does_not_begin_it_again(tmp_path: Path) -> None:
+    carried = Carried()
+    carried.wait_s = 0.2
+    upgrade = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAA\r\n\r\n"
+    with connected(tmp_path, carried) as connection:
+        connection.sendall(HEAD + b"content-length: 1\r\n\r\nx" + b"GET / HTTP/1.1\r\nhost: localhost\r\n" + upgrade)
+        assert ended(carried) == ["answered"]
+        time.sleep(0.3)
+    assert carried.ended == ["answered"]
+
+
+def test_connection_that_ends_does_not_wait_for_the_next_head(tmp_path: Path) -> None:
+    carried = Carried()
+    carried.wait_s, carried.closes = 0.1, True
+    with connected(tmp_path, carried) as connection:
+        began = time.monotonic()
+        connection.sendall(HEAD + b"content-length: 1\r\n\r\nx" + HEAD)
+        assert read(connection, b"never").endswith(b"answered 1")
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("sent", [b"", b"x", b"xx"])
