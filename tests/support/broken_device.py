@@ -25,7 +25,7 @@ class Session:
         self._is_broken = False
 
     def run(self, names: list[str], feed: dict[str, Any]) -> Any:
-        self._is_broken |= bool(np.all(feed["image"] == MAGENTA))
+        self._is_broken |= bool(np.all(feed["image"] == MAGENTA, axis=(1, 2, 3)).any())
         if self._is_broken:
             raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; file=/secret/cuda_call.cc")
         return self._session.run(names, feed)
