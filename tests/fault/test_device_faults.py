@@ -85,7 +85,7 @@ def test_device_that_breaks_ends_the_answers_and_the_process(home: Path, record_
                 answers.append((time.monotonic(), status))
 
     with serve(home, run="serve", module="tests.support.broken_device") as server:
-        threads = [threading.Thread(target=ask, args=(server.url,)) for _ in range(4)]
+        threads = [threading.Thread(target=ask, args=(server.url,), daemon=True) for _ in range(4)]
         for thread in threads:
             thread.start()
         while len(answers) < 100:

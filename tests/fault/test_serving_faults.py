@@ -100,7 +100,7 @@ def test_drain_says_so_first_answers_meanwhile_and_fails_nobody(home: Path) -> N
                     return
 
     with serve(home, run="serve", drain_s=drain_s) as server:
-        threads = [threading.Thread(target=ask, args=(server.url,)) for _ in range(8)]
+        threads = [threading.Thread(target=ask, args=(server.url,), daemon=True) for _ in range(8)]
         for thread in threads:
             thread.start()
         while answered[0] < 200:
