@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextvars
 import time
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
 
 from service import access
 from service.api.answer import logged_problem
@@ -25,14 +24,13 @@ from service.errors import (
     QueueFullError,
     ServiceError,
     is_open_inference,
-    phrase,
     problem_of,
 )
 from service.guard import request_id_of
 from service.http import Answer
 from service.inputs import ANY_TYPE, is_raw_type
 from service.logs import key_id, request_id
-from service.refusal import refusal
+from service.refusal import read_query, refusal, status_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,12 +88,7 @@ def _is_one_image(engine: Engine, headers: dict[bytes, bytes]) -> bool:
 
 @lru_cache(_KEPT_QUERIES)
 def _asked(query: bytes) -> ClassifyCall:
-    return classify_call(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)), {})
-
-
-@cache
-def _status_line(status: int) -> bytes:
-    return f"HTTP/1.1 {status} {phrase(status)}".encode()
+    return classify_call(read_query(query), {})
 
 
 class Express:
@@ -172,7 +165,7 @@ class Express:
         if response.status_code < 400 and self._engine.device.is_lost:
             # What was computed shortly before the fault showed may be garbage already.
             response = problem_of(DeviceLostError()).response()
-        head = [_status_line(response.status_code)]
+        head = [status_line(response.status_code)]
         head += [name + b": " + value for name, value in response.raw_headers if name != b"connection"]
         head.append(b"x-request-id: " + self._id)
         # Whoever keeps this connection should open the next one to somebody else.

@@ -6,6 +6,7 @@ caller without a key learns here that the service is busy, and by asking for it 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from service.http import Headers
 
 _INFERENCE = (b"/classify", b"/explain-confidence")
+
+
+def read_query(query: bytes) -> dict[str, str]:
+    """Its parameters; the last of each name, as the router reads them."""
+    return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+
+
+@cache
+def status_line(status: int) -> bytes:
+    """The first line of an answer."""
+    return f"HTTP/1.1 {status} {phrase(status)}".encode()
 
 
 def refuse(engine: Engine, method: bytes, target: bytes, headers: Headers) -> bytes | None:
@@ -40,7 +52,7 @@ def refuse(engine: Engine, method: bytes, target: bytes, headers: Headers) -> by
     if path not in _INFERENCE or not is_raw_type(given.get(b"content-type", b"application/octet-stream").decode("latin-1")):
         return None
     try:
-        engine.expect(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)).get("model") or None)
+        engine.expect(read_query(query).get("model") or None)
     except QueueFullError as err:
         return refusal(engine, path, given, err)
     except ServiceError:
@@ -54,10 +66,9 @@ def refusal(engine: Engine, path: bytes, given: dict[bytes, bytes], error: Queue
     engine.metrics.count_request(route, "POST", problem.status, 0)
     body = to_json(problem.body())
     lines = (
-        f"HTTP/1.1 {problem.status} {phrase(problem.status)}",
         f"content-type: {PROBLEM_TYPE}",
         f"content-length: {len(body)}",
         f"retry-after: {problem.retry_after_s}",
         f"x-request-id: {request_id_of(given).decode()}",
     )
-    return "\r\n".join((*lines, "", "")).encode() + body
+    return status_line(problem.status) + "\r\n".join(("", *lines, "", "")).encode() + body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -86,3 +87,20 @@ def listening(app: Any, engine: Engine, protocol: type[Protocol] = Protocol) -> 
         # Whoever is still connected is not waited for.
         server.force_exit = True
         thread.join(20)
+
+
+@contextmanager
+def connected(home: Path, app: Any, protocol: type[Protocol]) -> Iterator[socket.socket]:
+    """A connection to an application behind the guard that has room for 100 MB of bodies."""
+    engine = Engine(home)
+    engine.budget = Budget(10**8)
+    with listening(app, engine, protocol) as address, socket.create_connection(address, timeout=10) as connection:
+        yield connection
+
+
+def read(connection: socket.socket, until: bytes) -> bytes:
+    """What comes until `until` did, or the connection ends."""
+    received = b""
+    while until not in received and (part := connection.recv(65536)):
+        received += part
+    return received

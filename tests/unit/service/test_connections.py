@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import socket
 import time
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from service import http
-from service.budget import Budget
 from service.http import protocol
-from tests.support.guarded import Engine, listening
+from tests.support import guarded
+from tests.support.guarded import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 HEAD = b"POST /classify HTTP/1.1\r\nhost: localhost\r\n"
@@ -34,22 +33,8 @@ async def headers_of(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": said})
 
 
-@contextmanager
-def connected(home: Path, refuse: Any = lambda *head: None) -> Iterator[socket.socket]:
-    engine = Engine(home)
-    engine.budget = Budget(10**8)
-    with (
-        listening(headers_of, engine, protocol(refuse)) as address,
-        socket.create_connection(address, timeout=10) as connection,
-    ):
-        yield connection
-
-
-def read(connection: socket.socket, until: bytes) -> bytes:
-    received = b""
-    while until not in received and (part := connection.recv(65536)):
-        received += part
-    return received
+def connected(home: Path, refuse: Any = lambda *head: None) -> AbstractContextManager[socket.socket]:
+    return guarded.connected(home, headers_of, protocol(refuse))
 
 
 def answered_early(connection: socket.socket, length: int) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import socket
 import time
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,11 @@ from service.express import Express, carry
 from service.http import Answer, protocol
 from service.inputs import BodyLimits
 from service.metrics import Metrics
-from tests.support.guarded import Engine as GuardedEngine
-from tests.support.guarded import listening
+from tests.support import guarded
+from tests.support.guarded import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 HEAD = b"POST /classify HTTP/1.1\r\nhost: localhost\r\n"
@@ -187,21 +186,10 @@ async def usual(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"usual"})
 
 
-@contextmanager
-def connected(home: Path, carried: Carried) -> Iterator[socket.socket]:
+def connected(home: Path, carried: Carried) -> AbstractContextManager[socket.socket]:
     """A connection to a service that carries what goes to `/classify`."""
-    engine = GuardedEngine(home)
-    engine.budget = Budget(10**8)
     way = protocol(lambda *_: None, lambda method, target, scope: carried if target == b"/classify" else None)
-    with listening(usual, engine, way) as address, socket.create_connection(address, timeout=10) as connection:
-        yield connection
-
-
-def read(connection: socket.socket, until: bytes) -> bytes:
-    received = b""
-    while until not in received and (part := connection.recv(65536)):
-        received += part
-    return received
+    return guarded.connected(home, usual, way)
 
 
 def ended(carried: Carried) -> list[str]:
